@@ -17,6 +17,7 @@
     │   └── UnknownModel            404  unknown_model
     ├── MethodNotAllowed            405  method_not_allowed
     ├── NotAcceptable               406  not_acceptable
+    ├── BodyTimeout                 408  body_timeout
     ├── Conflict                    409  conflict
     │   ├── EmailTaken              409  email_taken
     │   ├── ChatArchived            409  chat_archived
@@ -145,6 +146,11 @@ class MethodNotAllowed(AppError):
 
 class NotAcceptable(AppError):
     status, code, title = 406, "not_acceptable", "None of the accepted formats can be sent."
+
+
+class BodyTimeout(AppError):
+    status, code, title = 408, "body_timeout", "The body did not arrive in time; send it again."
+    retryable = True
 
 
 class Conflict(AppError):

@@ -1,0 +1,135 @@
+"""Every refusal is one RFC 9457 problem document that also has the string member `error` of the first backend."""
+
+from __future__ import annotations
+
+import logging
+import re
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from litestar import MediaType, Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+
+from llmchatbot.errors import (
+    AppError,
+    BodyTooLarge,
+    FieldError,
+    InternalError,
+    InvalidInput,
+    InvalidToken,
+    MalformedBody,
+    MethodNotAllowed,
+    NotFound,
+    Unauthenticated,
+    UnprocessableInput,
+    UnsupportedMediaType,
+)
+
+logger = logging.getLogger(__name__)
+
+PROBLEM_JSON = "application/problem+json"
+_BY_STATUS: dict[int, type[AppError]] = {
+    error.status: error
+    for error in (InvalidInput, Unauthenticated, NotFound, MethodNotAllowed, BodyTooLarge, UnsupportedMediaType)
+}
+_PATH_OF_MSGSPEC = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
+
+
+class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The shape of every refusal, for the OpenAPI document."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    error: str
+    errors: list[dict[str, str]] | None = None
+
+
+def problem_body(error: AppError) -> dict[str, Any]:
+    """`type` is a stable relative reference, explained in docs/errors.md."""
+    body: dict[str, Any] = {
+        "type": f"/problems/{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "error": error.detail,
+    }
+    if error.errors:
+        body["errors"] = error.errors
+    return {**error.extra, **body}
+
+
+def problem_headers(error: AppError) -> dict[str, str]:
+    headers = {"Cache-Control": "no-store", **error.headers}
+    if isinstance(error, Unauthenticated):
+        # RFC 6750 §3: no error code when no credentials came at all.
+        challenge = 'Bearer realm="llmchatbot"'
+        headers["WWW-Authenticate"] = f'{challenge}, error="invalid_token"' if isinstance(error, InvalidToken) else challenge
+    return headers
+
+
+def render(error: AppError) -> Response[bytes]:
+    return Response(
+        content=msgspec.json.encode(problem_body(error)),
+        status_code=error.status,
+        media_type=MediaType.TEXT if error.status == HTTPStatus.NO_CONTENT else PROBLEM_JSON,
+        headers=problem_headers(error),
+    )
+
+
+def handle_app_error(request: Request[Any, Any, Any], error: AppError) -> Response[bytes]:
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.warning("refused with %s %s: %s", error.status, error.code, error.__cause__ or error.detail)
+    return render(error)
+
+
+def handle_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """Litestar's own refusals: no route, wrong method, a body that does not fit."""
+    return render(translate(error))
+
+
+def translate(error: HTTPException) -> AppError:
+    if isinstance(error, ValidationException):
+        return _invalid(error)
+    if error.status_code == HTTPStatus.BAD_REQUEST:
+        return _malformed(error)
+    known = _BY_STATUS.get(error.status_code, InternalError)
+    return known(headers={key: value for key, value in (error.headers or {}).items() if key.lower() == "allow"})
+
+
+def _invalid(error: ValidationException) -> AppError:
+    if "surrogate" in str(error.__cause__ or ""):
+        return UnprocessableInput("The body contains a lone surrogate; remove it.", errors=[FieldError("body", "lone surrogate")])
+    fields = [_field_error(entry) for entry in error.extra or [] if isinstance(entry, dict)]
+    if not fields:
+        return InvalidInput(errors=[FieldError("body", "is not what this address takes")])
+    summary = "; ".join(f"{entry['field']}: {entry['message']}" for entry in fields)
+    return InvalidInput(f"The request is not valid. {summary}", errors=fields)
+
+
+def _field_error(entry: dict[str, Any]) -> FieldError:
+    message = str(entry.get("message", "is not valid"))
+    found = _PATH_OF_MSGSPEC.search(message)
+    field = str(entry.get("key") or (found and found["path"]) or "body")
+    if (unknown := re.search(r"unknown field `([^`]+)`", message)) or (
+        unknown := re.search(r"missing required field `([^`]+)`", message)
+    ):
+        field = unknown[1]
+    return FieldError(field, _PATH_OF_MSGSPEC.sub("", message))
+
+
+def _malformed(error: HTTPException) -> AppError:
+    cause = str(error.__cause__ or error.detail)
+    if "surrogate" in cause:
+        return UnprocessableInput("The body contains a lone surrogate; remove it.", errors=[FieldError("body", "lone surrogate")])
+    return MalformedBody(errors=[FieldError("body", "is not valid JSON")])
+
+
+def handle_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """A bug of ours: logged with its trace, shown without."""
+    logger.error("unexpected error on %s", request.scope.get("path_template", ""), exc_info=error)
+    return render(InternalError())
