@@ -43,11 +43,19 @@ class DeadlineMiddleware:
             raise (RequestTimeout() if complete else BodyTimeout()) from error
 
     def _bounded(self, receive: Receive) -> Receive:
+        complete = False
+
         async def receive_in_time() -> HTTPReceiveMessage:
+            nonlocal complete
+            if complete:
+                # What comes after the body is the disconnect, and that may take as long as the stream.
+                return await receive()  # type: ignore[return-value]  # never a websocket
             try:
                 async with asyncio.timeout(self._body_timeout):
-                    return await receive()  # type: ignore[return-value]  # never a websocket
+                    message: HTTPReceiveMessage = await receive()  # type: ignore[assignment]  # never a websocket
             except TimeoutError as error:
                 raise BodyTimeout from error
+            complete = not message.get("more_body")
+            return message
 
         return receive_in_time
