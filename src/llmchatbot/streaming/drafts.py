@@ -1,0 +1,93 @@
+"""An answer while it is being made in this process: text that waits for the next round of the writer."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from llmchatbot.streaming import payloads
+from llmchatbot.streaming.tails import Tail
+
+
+class Draft:
+    """Collects deltas between two rounds. Neighbouring deltas of one kind become one event: fewer rows, same text."""
+
+    __slots__ = (
+        "_kind",
+        "_pending",
+        "_text",
+        "bytes",
+        "epoch",
+        "generation_id",
+        "lost",
+        "next_seq",
+        "parts",
+        "reasoning_parts",
+        "tail",
+        "unstored",
+    )
+
+    def __init__(self, tail: Tail, *, epoch: int, next_seq: int, text: str = "") -> None:
+        self.generation_id: UUID = tail.generation_id
+        self.tail = tail
+        self.epoch = epoch
+        self.next_seq = next_seq
+        # The text of the message so far, prefix included; joined once, at the end.
+        self.parts: list[str] = [text] if text else []
+        self.reasoning_parts: list[str] = []
+        self.bytes = len(text.encode())
+        # Taken into a round but not yet known to be stored.
+        self.unstored = 0
+        # Set when the store said that this process may not write it any more.
+        self.lost = False
+        self._pending: list[str] = []
+        self._kind = ""
+        self._text: list[str] = []
+
+    def add_text(self, text: str) -> None:
+        if self._kind != "token":
+            self._seal()
+            self._kind = "token"
+        self._text.append(text)
+        self.parts.append(text)
+        self.bytes += len(text) if text.isascii() else len(text.encode())
+
+    def add_reasoning(self, text: str) -> None:
+        if self._kind != "reasoning":
+            self._seal()
+            self._kind = "reasoning"
+        self._text.append(text)
+        self.reasoning_parts.append(text)
+        self.bytes += len(text) if text.isascii() else len(text.encode())
+
+    def add_event(self, payload: str) -> None:
+        self._seal()
+        self._pending.append(payload)
+
+    def _seal(self) -> None:
+        if self._text:
+            text = self._text[0] if len(self._text) == 1 else "".join(self._text)
+            self._pending.append(payloads.token(text) if self._kind == "token" else payloads.reasoning(text))
+            self._text = []
+        self._kind = ""
+
+    def take(self) -> list[str]:
+        """What is to be stored in this round; the draft counts it as under way."""
+        if self._text:
+            self._seal()
+        taken, self._pending = self._pending, []
+        self.unstored += len(taken)
+        self.next_seq += len(taken)
+        return taken
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything that was added is stored."""
+        return not (self._pending or self._text or self.unstored)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self.reasoning_parts)

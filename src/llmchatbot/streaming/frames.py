@@ -1,0 +1,55 @@
+"""Events as bytes on the wire: server-sent events and their NDJSON twin (protocol §3).
+
+The frames are the subset of the WHATWG grammar that every common decoder reads alike: LF only, one `data` line of
+ASCII, `retry` only inside the first block, heartbeats as a comment line without a blank line after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from uuid import UUID
+
+from llmchatbot.streaming.payloads import is_error
+
+RETRY_MILLISECONDS = 1500
+HEARTBEAT = b":\n"
+
+# NDJSON has no comments; a blank line is what its readers skip.
+NDJSON_HEARTBEAT = b"\n"
+
+
+class Format(StrEnum):
+    SSE = "text/event-stream"
+    NDJSON = "application/x-ndjson"
+
+    @property
+    def heartbeat(self) -> bytes:
+        return HEARTBEAT if self is Format.SSE else NDJSON_HEARTBEAT
+
+    @property
+    def content_type(self) -> bytes:
+        return b"text/event-stream; charset=utf-8" if self is Format.SSE else b"application/x-ndjson; charset=utf-8"
+
+    def encode(self, stream_id: UUID | str, first: int, payloads: Sequence[str]) -> bytes:
+        """`payloads` as the events `first`, `first + 1`, … of one stream."""
+        if self is Format.NDJSON:
+            return "".join(
+                f'{payload[:-1]},"id":"{stream_id}.{seq}"}}\n' for seq, payload in enumerate(payloads, first)
+            ).encode("ascii")
+        return "".join(
+            f"id: {stream_id}.{seq}\ndata: {payload}\n\n"
+            if not is_error(payload)
+            else f"id: {stream_id}.{seq}\nevent: error\ndata: {payload}\n\n"
+            for seq, payload in enumerate(payloads, first)
+        ).encode("ascii")
+
+    def opening(self) -> bytes:
+        """Stands before the first block of a stream; not a block of its own, which some decoders would deliver."""
+        return b"retry: %d\n" % RETRY_MILLISECONDS if self is Format.SSE else b""
+
+    def farewell(self, stream_id: UUID | str, seq: int, retry_milliseconds: int) -> bytes:
+        """Sends a reader elsewhere: the same place, after a pause. Without data, so nothing is delivered."""
+        if self is Format.NDJSON:
+            return b""
+        return b"retry: %d\nid: %b.%d\n\n" % (retry_milliseconds, str(stream_id).encode(), seq)

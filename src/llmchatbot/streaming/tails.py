@@ -1,0 +1,97 @@
+"""The end of the log that lives in memory: what readers of this process pull from, by cursor.
+
+A tail holds stored events only. It is fed by this process's writer or, for answers made elsewhere, by a follower
+that reads the database. Readers have no queue: a slow one costs its cursor, and a fast one is woken once per round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from uuid import UUID
+
+from llmchatbot.streaming.payloads import is_terminal
+
+
+class Tail:
+    """Events `0..last` of one generation, as far as they are stored."""
+
+    __slots__ = ("_waiters", "ended", "generation_id", "payloads", "stream_id")
+
+    def __init__(self, generation_id: UUID) -> None:
+        self.generation_id = generation_id
+        self.stream_id = str(generation_id)
+        self.payloads: list[str] = []
+        self.ended = False
+        self._waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def last(self) -> int:
+        """Number of the newest stored event; -1 when there is none yet."""
+        return len(self.payloads) - 1
+
+    def extend(self, first: int, payloads: Sequence[str]) -> None:
+        """Take what was just stored. Events that are here already are passed over; a gap is a fault of ours."""
+        known = len(self.payloads) - first
+        if known < 0:
+            raise ValueError(f"events {len(self.payloads)}..{first - 1} of {self.stream_id} are missing")
+        if known >= len(payloads):
+            return
+        self.payloads.extend(payloads[known:] if known else payloads)
+        if is_terminal(self.payloads[-1]):
+            self.ended = True
+        self.wake()
+
+    def wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait(self) -> None:
+        """Until something was stored, or somebody calls `wake`: the caller looks again and decides."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    @property
+    def watched(self) -> bool:
+        return bool(self._waiters)
+
+
+class Tails:
+    """All tails of this process. One that ended stays while somebody may still ask, then `sweep` drops it."""
+
+    def __init__(self) -> None:
+        self._tails: dict[UUID, Tail] = {}
+        self._ended_at: dict[UUID, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._tails)
+
+    def __iter__(self) -> Iterator[Tail]:
+        return iter(tuple(self._tails.values()))
+
+    def find(self, generation_id: UUID) -> Tail | None:
+        return self._tails.get(generation_id)
+
+    def open(self, generation_id: UUID) -> Tail:
+        tail = self._tails.get(generation_id)
+        if tail is None:
+            tail = self._tails[generation_id] = Tail(generation_id)
+        return tail
+
+    def drop(self, generation_id: UUID) -> None:
+        """Forget it; readers that hold it are woken and find it replaced."""
+        tail = self._tails.pop(generation_id, None)
+        self._ended_at.pop(generation_id, None)
+        if tail is not None:
+            tail.wake()
+
+    def sweep(self, now: float, *, keep: float) -> None:
+        """Drop tails that ended more than `keep` seconds ago; later readers read the database."""
+        for tail in self:
+            if tail.ended:
+                ended_at = self._ended_at.setdefault(tail.generation_id, now)
+                if now - ended_at > keep:
+                    self.drop(tail.generation_id)

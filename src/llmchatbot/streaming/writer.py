@@ -1,0 +1,132 @@
+"""The one writer of a process: all pending events of all its answers, one statement per round (protocol §5).
+
+Paced, not triggered: at 20 ms a round the price of a statement is shared by everything that arrived meanwhile, and
+the delay that a reader sees stays below what a person can. When the database is away, events wait in memory and are
+stored again once it is back; a commit whose answer was lost is harmless, because the key of an event is its number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from uuid import UUID
+
+from llmchatbot.clock import Clock
+from llmchatbot.errors import DatabaseUnavailable
+from llmchatbot.streaming.drafts import Draft
+from llmchatbot.streaming.store import Row, Store
+
+logger = logging.getLogger(__name__)
+
+# PostgreSQL flushes asynchronous commits within three times wal_writer_delay (0.6 s). If its server is killed, the
+# rounds of this many seconds may be gone although they were acknowledged, so they are stored once more.
+_REPLAY_SECONDS = 2.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
+
+StoredCallback = Callable[[list[Draft]], None]
+
+
+class Writer:
+    """Drafts are marked with `touch`; `settle` waits until everything of one draft is stored."""
+
+    def __init__(self, store: Store, clock: Clock, *, node_id: Callable[[], UUID], round_seconds: float) -> None:
+        self._store = store
+        self._clock = clock
+        self._node_id = node_id
+        self._round_seconds = round_seconds
+        self._dirty: dict[UUID, Draft] = {}
+        self._wake = asyncio.Event()
+        self._round_done: asyncio.Future[None] | None = None
+        self._recent: deque[tuple[float, list[Row]]] = deque()
+        self._outage = False
+        self.on_stored: StoredCallback = lambda drafts: None
+        self.on_lost: Callable[[Draft], None] = lambda draft: None
+        self.rounds = 0
+        self.events = 0
+
+    def touch(self, draft: Draft) -> None:
+        """`draft` has something to store."""
+        if draft.generation_id not in self._dirty:
+            self._dirty[draft.generation_id] = draft
+            self._wake.set()
+
+    async def settle(self, draft: Draft) -> None:
+        """Until all that was added to `draft` is stored, or the draft is lost."""
+        while not draft.settled and not draft.lost:
+            self.touch(draft)
+            if self._round_done is None or self._round_done.done():
+                self._round_done = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._round_done)
+
+    async def run(self) -> None:
+        """The loop; runs for as long as the process makes answers."""
+        while True:
+            await self._wake.wait()
+            began = self._clock.monotonic()
+            await self.round()
+            rest = self._round_seconds - (self._clock.monotonic() - began)
+            # Even a late round yields once, or a busy database would starve the upstream readers.
+            await asyncio.sleep(max(rest, 0))
+
+    async def round(self) -> None:
+        """Store what is pending now, publish it, wake its readers."""
+        self._wake.clear()
+        dirty, self._dirty = self._dirty, {}
+        batches: list[tuple[Draft, int, list[str]]] = []
+        rows: list[Row] = []
+        for draft in dirty.values():
+            first = draft.next_seq
+            taken = draft.take()
+            if taken:
+                batches.append((draft, first, taken))
+                rows += [Row(draft.generation_id, first + i, draft.epoch, text) for i, text in enumerate(taken)]
+        if rows:
+            await self._append(rows, {draft.generation_id: draft for draft, _, _ in batches})
+        for draft, first, taken in batches:
+            draft.unstored -= len(taken)
+            if not draft.lost:
+                draft.tail.extend(first, taken)
+        self.rounds += 1
+        self.events += len(rows)
+        if batches:
+            self.on_stored([draft for draft, _, _ in batches if not draft.lost])
+        if self._round_done is not None and not self._round_done.done():
+            self._round_done.set_result(None)
+
+    async def _append(self, rows: list[Row], drafts: dict[UUID, Draft]) -> None:
+        """Until the rows are stored or their drafts are known to be lost; outages are waited for."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                if self._outage:
+                    await self._store_recent_again()
+                stored = await self._store.append(self._node_id(), rows)
+                if stored < len(rows):
+                    # A repeated append finds its own rows: only the store can tell that from a fence.
+                    await self._mark_lost(drafts)
+                break
+            except DatabaseUnavailable:
+                if not self._outage:
+                    logger.warning("the database is away; %d events wait in memory", len(rows))
+                self._outage = True
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+        now = self._clock.monotonic()
+        self._recent.append((now, rows))
+        while self._recent and now - self._recent[0][0] > _REPLAY_SECONDS:
+            self._recent.popleft()
+
+    async def _store_recent_again(self) -> None:
+        for _, rows in tuple(self._recent):
+            await self._store.append(self._node_id(), rows)
+        self._outage = False
+        logger.info("the database is back; events are stored again")
+
+    async def _mark_lost(self, drafts: dict[UUID, Draft]) -> None:
+        epochs = {generation_id: draft.epoch for generation_id, draft in drafts.items()}
+        for generation_id in await self._store.stale(self._node_id(), epochs):
+            draft = drafts[generation_id]
+            draft.lost = True
+            self.on_lost(draft)
