@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -40,6 +41,16 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     feed: dict[str, Any]
 
 
+class Finish(StrEnum):
+    """What became of a terminal transaction."""
+
+    DONE = "done"
+    # The epoch has moved on, or the generation was deleted: somebody else's now.
+    LOST = "lost"
+    # Events are missing (a killed database server): nothing was written; store them again and repeat.
+    GAP = "gap"
+
+
 class Store(Protocol):
     """Raises DatabaseUnavailable when the outcome is unknown; every call may be repeated then."""
 
@@ -54,8 +65,8 @@ class Store(Protocol):
         """Which of these generations this node may not write any more: fenced, taken over, ended or deleted."""
         ...
 
-    async def finish(self, ending: Ending) -> bool:
-        """The terminal transaction, synchronous. False when the epoch has moved on or the generation is gone."""
+    async def finish(self, ending: Ending) -> Finish:
+        """The terminal transaction, synchronous; repeating it is harmless."""
         ...
 
     async def read(self, generation_id: UUID, first: int, limit: int) -> list[tuple[int, str]]:

@@ -1,0 +1,131 @@
+"""The answer log in PostgreSQL: `streaming.store.Store` as SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from llmchatbot.repositories.executor import Executor
+from llmchatbot.streaming.payloads import encode
+from llmchatbot.streaming.store import Ending, Finish, Row
+
+# Whoever takes a node's work over sets `fenced_at` first. FOR SHARE makes that wait for the round under way, and makes
+# every later round find no row: a process that slept through its lease can store nothing any more (I2).
+_APPEND = """
+WITH fence AS MATERIALIZED (
+    SELECT 1 FROM nodes WHERE id = $1 AND fenced_at IS NULL FOR SHARE
+)
+INSERT INTO generation_events (generation_id, seq, payload)
+SELECT e.generation_id, e.seq, e.payload
+FROM unnest($2::uuid[], $3::int[], $4::int[], $5::text[]) AS e (generation_id, seq, epoch, payload)
+JOIN generations g ON g.id = e.generation_id AND g.epoch = e.epoch AND g.status IN ('queued', 'running')
+WHERE EXISTS (SELECT FROM fence)
+ON CONFLICT DO NOTHING
+"""
+
+_STALE = """
+SELECT e.generation_id
+FROM unnest($2::uuid[], $3::int[]) AS e (generation_id, epoch)
+LEFT JOIN generations g ON g.id = e.generation_id AND g.epoch = e.epoch AND g.status IN ('queued', 'running')
+WHERE g.id IS NULL OR NOT EXISTS (SELECT FROM nodes WHERE id = $1 AND fenced_at IS NULL)
+"""
+
+# One statement, hence one round trip and one commit. The row of the generation is the lock and the fence. `gap` refuses
+# to end an answer whose log is not whole, which only a killed database server can cause: the writer stores it again.
+_FINISH = """
+WITH gap AS (
+    SELECT $3 <> (SELECT count(*) FROM generation_events WHERE generation_id = $1) AS found
+), done AS (
+    UPDATE generations SET status = $4, last_seq = $3, finish_reason = $5, error_code = $6, finished_at = now(),
+           upstream = $7, model = $8
+    WHERE id = $1 AND epoch = $2 AND status IN ('queued', 'running') AND NOT (SELECT found FROM gap)
+    RETURNING id, user_id, chat_id, message_id
+), event AS (
+    INSERT INTO generation_events (generation_id, seq, payload) SELECT id, $3, $9 FROM done
+), message AS (
+    UPDATE messages m SET content = $10, reasoning = $11, status = $4, tokens = $12, model = $8
+    FROM done WHERE m.id = done.message_id
+), accounted AS (
+    INSERT INTO usage (generation_id, user_id, model, day, input_tokens, output_tokens, estimated, cost)
+    SELECT id, user_id, $8, (now() AT TIME ZONE 'UTC')::date, $13, $12, $14, $15 FROM done
+), chat AS (
+    UPDATE chats SET updated_at = now() FROM done WHERE chats.id = done.chat_id
+), numbered AS (
+    UPDATE users SET last_event_seq = last_event_seq + 1 FROM done WHERE users.id = done.user_id
+    RETURNING users.id, last_event_seq
+), feed AS (
+    INSERT INTO user_events (user_id, seq, payload) SELECT id, last_event_seq, $16 FROM numbered
+)
+SELECT CASE WHEN EXISTS (SELECT FROM done) THEN 'done'
+            WHEN EXISTS (SELECT FROM generations WHERE id = $1 AND epoch = $2 AND status = $4 AND last_seq = $3) THEN 'done'
+            WHEN EXISTS (SELECT FROM generations
+                         WHERE id = $1 AND epoch = $2 AND status IN ('queued', 'running')) THEN 'gap'
+            ELSE 'lost' END
+"""
+
+
+class PostgresAnswerLog:
+    """`rounds` should commit without waiting for the disk (`synchronous_commit=off`); `endings` must wait."""
+
+    def __init__(self, *, rounds: Executor, endings: Executor) -> None:
+        self._rounds = rounds
+        self._endings = endings
+
+    async def append(self, node_id: UUID, rows: Sequence[Row]) -> int:
+        tag = await self._rounds.execute(
+            _APPEND,
+            node_id,
+            [row.generation_id for row in rows],
+            [row.seq for row in rows],
+            [row.epoch for row in rows],
+            [row.payload for row in rows],
+        )
+        return int(tag.rsplit(" ", 1)[1])
+
+    async def stale(self, node_id: UUID, epochs: dict[UUID, int]) -> set[UUID]:
+        records = await self._rounds.fetch(_STALE, node_id, list(epochs), list(epochs.values()))
+        return {record["generation_id"] for record in records}
+
+    async def finish(self, ending: Ending) -> Finish:
+        return Finish(
+            await self._endings.fetchval(
+                _FINISH,
+                ending.generation_id,
+                ending.epoch,
+                ending.seq,
+                ending.status.value,
+                ending.finish_reason,
+                ending.error_code,
+                ending.upstream,
+                ending.model,
+                ending.payload,
+                ending.content,
+                ending.reasoning,
+                ending.usage.output_tokens,
+                ending.usage.input_tokens,
+                ending.usage.estimated,
+                ending.cost,
+                encode(ending.feed),
+            )
+        )
+
+    async def read(self, generation_id: UUID, first: int, limit: int) -> list[tuple[int, str]]:
+        return await read(self._endings, generation_id, first, limit)
+
+
+async def read(executor: Executor, generation_id: UUID, first: int, limit: int) -> list[tuple[int, str]]:
+    """Stored events from `first` on, in order."""
+    records = await executor.fetch(
+        "SELECT seq, payload FROM generation_events WHERE generation_id = $1 AND seq >= $2 ORDER BY seq LIMIT $3",
+        generation_id,
+        first,
+        limit,
+    )
+    return [(record["seq"], record["payload"]) for record in records]
+
+
+async def append_start(executor: Executor, generation_id: UUID, payload: str) -> None:
+    """Event 0, inside the transaction that makes the generation."""
+    await executor.execute(
+        "INSERT INTO generation_events (generation_id, seq, payload) VALUES ($1, 0, $2)", generation_id, payload
+    )

@@ -1,0 +1,45 @@
+"""Processes that make answers, and their leases. The database's clock decides, so that all nodes agree."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from llmchatbot.repositories.executor import Executor
+
+
+async def register(executor: Executor, node_id: UUID, name: str, lease_seconds: float) -> None:
+    await executor.execute(
+        "INSERT INTO nodes (id, name, lease_until) VALUES ($1, $2, now() + make_interval(secs => $3))",
+        node_id,
+        name,
+        lease_seconds,
+    )
+
+
+async def renew(executor: Executor, node_id: UUID, lease_seconds: float) -> bool:
+    """False when somebody has fenced the node: its answers are not its own any more."""
+    tag = await executor.execute(
+        "UPDATE nodes SET lease_until = now() + make_interval(secs => $2) WHERE id = $1 AND fenced_at IS NULL",
+        node_id,
+        lease_seconds,
+    )
+    return tag == "UPDATE 1"
+
+
+async def fence_expired(executor: Executor) -> int:
+    """Fence every node whose lease has run out; how many there were."""
+    tag = await executor.execute("UPDATE nodes SET fenced_at = now() WHERE lease_until < now() AND fenced_at IS NULL")
+    return int(tag.rsplit(" ", 1)[1])
+
+
+async def fence(executor: Executor, node_id: UUID) -> None:
+    """A node gives itself up, or whoever saw its process end does."""
+    await executor.execute("UPDATE nodes SET fenced_at = now() WHERE id = $1 AND fenced_at IS NULL", node_id)
+
+
+async def forget_old(executor: Executor) -> None:
+    """Drop nodes that were fenced more than a day ago and own nothing."""
+    await executor.execute(
+        "DELETE FROM nodes n WHERE fenced_at < now() - interval '1 day' "
+        "AND NOT EXISTS (SELECT FROM generations WHERE owner_node = n.id AND status IN ('queued', 'running'))"
+    )
