@@ -30,6 +30,9 @@ class Tail:
         """Number of the newest stored event; -1 when there is none yet."""
         return len(self.payloads) - 1
 
+    def since(self, seq: int, limit: int) -> Sequence[str]:
+        return self.payloads[seq : seq + limit]
+
     def extend(self, first: int, payloads: Sequence[str]) -> None:
         """Take what was just stored. Events that are here already are passed over; a gap is a fault of ours."""
         known = len(self.payloads) - first

@@ -1,0 +1,70 @@
+"""A connection kept by one owner for one kind of statement, opened again when it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import asyncpg
+
+from llmchatbot.database.address import Address
+from llmchatbot.database.pool import Connection, connect, translate
+
+
+class DedicatedConnection:
+    """An `Executor` over one connection with session settings of its own; its owner uses it one call at a time.
+
+    Every method raises DatabaseUnavailable when the connection is lost; the next call opens a new one.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        application_name: str,
+        statement_timeout: float,
+        session: dict[str, str] | None = None,
+    ) -> None:
+        """`statement_timeout` in seconds; `session` are run-time parameters such as `synchronous_commit`."""
+        self._address = address
+        self._application_name = application_name
+        self._statement_timeout = statement_timeout
+        self._session = session or {}
+        self._connection: Connection | None = None
+        self._turn = asyncio.Lock()
+
+    async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
+        async with self._turn:
+            with translate():
+                return await (await self._open()).fetch(query, *args)
+
+    async def fetchrow(self, query: str, *args: Any) -> asyncpg.Record | None:
+        async with self._turn:
+            with translate():
+                return await (await self._open()).fetchrow(query, *args)
+
+    async def fetchval(self, query: str, *args: Any) -> Any:
+        async with self._turn:
+            with translate():
+                return await (await self._open()).fetchval(query, *args)
+
+    async def execute(self, query: str, *args: Any) -> str:
+        async with self._turn:
+            with translate():
+                return await (await self._open()).execute(query, *args)
+
+    async def _open(self) -> Connection:
+        if self._connection is None or self._connection.is_closed():
+            connection = await connect(
+                self._address, application_name=self._application_name, statement_timeout=self._statement_timeout
+            )
+            for name, value in self._session.items():
+                await connection.execute("SELECT set_config($1, $2, false)", name, value)
+            self._connection = connection
+        return self._connection
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with translate():
+                await connection.close(timeout=2)

@@ -1,0 +1,173 @@
+"""Open streams: one reader each, pulling from a source by cursor, bounded in memory and in time.
+
+A stream owns no generation: when its reader leaves, nothing happens to the answer. One ticker per process looks after
+all streams (heartbeats, deadlines of `send`, revoked sessions, drain), because ten thousand timers would cost more
+than the streams themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+from uuid import UUID
+
+from llmchatbot.clock import Clock
+from llmchatbot.streaming.frames import Format
+
+logger = logging.getLogger(__name__)
+
+# A long replay goes out in pieces: each is one write that a slow reader must take in time.
+_EVENTS_PER_WRITE = 256
+_BYTES_PER_WRITE = 64 * 1024
+
+Send = Callable[[bytes, bool], Awaitable[None]]
+
+
+class Source(Protocol):
+    """Numbered events that grow at the end: the tail of an answer, or the feed of a person."""
+
+    stream_id: str
+
+    @property
+    def last(self) -> int: ...
+
+    @property
+    def ended(self) -> bool: ...
+
+    def since(self, seq: int, limit: int) -> Sequence[str]:
+        """Events from `seq` on."""
+        ...
+
+    async def wait(self) -> None: ...
+
+    def wake(self) -> None: ...
+
+
+class Stream:
+    """One reader. `run` returns when the source has ended, the reader is sent away, or one long-poll is answered."""
+
+    __slots__ = (
+        "_clock",
+        "_format",
+        "_send",
+        "delivered_end",
+        "farewell",
+        "heartbeat_due",
+        "last_sent",
+        "sending_since",
+        "seq",
+        "session_id",
+        "source",
+        "task",
+    )
+
+    def __init__(
+        self, source: Source, *, seq: int, format: Format, send: Send, session_id: UUID | None, clock: Clock
+    ) -> None:
+        """`seq`: number of the last event that the reader has; -1 for none."""
+        self.source = source
+        self.seq = seq
+        self.session_id = session_id
+        self.task: asyncio.Task[None] | None = None
+        self.farewell = False
+        self.heartbeat_due = False
+        self.sending_since: float | None = None
+        self.last_sent = clock.monotonic()
+        self.delivered_end = False
+        self._format = format
+        self._send = send
+        self._clock = clock
+
+    async def run(self, *, opening: bytes = b"", poll_seconds: float | None = None) -> None:
+        """`opening` stands before the first write; with `poll_seconds` the stream ends with the first events."""
+        head = opening
+        deadline = None if poll_seconds is None else self._clock.monotonic() + poll_seconds
+        while not self.farewell:
+            source = self.source
+            if source.last > self.seq:
+                payloads = self._next_piece(source)
+                await self._write(head + self._format.encode(source.stream_id, self.seq + 1, payloads))
+                head = b""
+                self.seq += len(payloads)
+                if source.ended and self.seq >= source.last:
+                    self.delivered_end = True
+                    return
+            elif source.ended or (deadline is not None and (not head or self._clock.monotonic() >= deadline)):
+                return
+            elif self.heartbeat_due:
+                await self._write(self._format.heartbeat)
+            else:
+                await source.wait()
+        await self._write(self._format.farewell(self.source.stream_id, self.seq, random.randint(200, 1500)))  # noqa: S311 # spreads reconnects, no secret
+
+    def _next_piece(self, source: Source) -> Sequence[str]:
+        payloads = source.since(self.seq + 1, _EVENTS_PER_WRITE)
+        size = 0
+        for count, payload in enumerate(payloads):
+            size += len(payload)
+            if size > _BYTES_PER_WRITE and count:
+                return payloads[:count]
+        return payloads
+
+    async def _write(self, data: bytes) -> None:
+        if not data:
+            return
+        self.sending_since = self._clock.monotonic()
+        self.heartbeat_due = False
+        await self._send(data, True)
+        self.last_sent = self._clock.monotonic()
+        self.sending_since = None
+
+
+class OpenStreams:
+    """All streams of this process, and the one ticker that looks after them."""
+
+    def __init__(self, clock: Clock, *, heartbeat_seconds: float, send_seconds: float) -> None:
+        self._clock = clock
+        self._heartbeat_seconds = heartbeat_seconds
+        self._send_seconds = send_seconds
+        self._streams: set[Stream] = set()
+        self._draining = False
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def add(self, stream: Stream) -> None:
+        self._streams.add(stream)
+        stream.task = asyncio.current_task()
+        stream.farewell = self._draining
+
+    def remove(self, stream: Stream) -> None:
+        self._streams.discard(stream)
+        stream.task = None
+
+    def session_ids(self) -> set[UUID]:
+        return {stream.session_id for stream in self._streams if stream.session_id is not None}
+
+    def close_session(self, session_id: UUID) -> None:
+        """The device was logged out: its streams end now, without a word that invites to come back."""
+        for stream in tuple(self._streams):
+            if stream.session_id == session_id and stream.task is not None:
+                stream.task.cancel()
+
+    def drain(self) -> None:
+        """Send every reader elsewhere, now and from now on."""
+        self._draining = True
+        for stream in tuple(self._streams):
+            stream.farewell = True
+            stream.source.wake()
+
+    def tick(self) -> None:
+        """Once a second: heartbeats for the silent, an end for those that do not take what they are sent."""
+        now = self._clock.monotonic()
+        for stream in tuple(self._streams):
+            if stream.sending_since is not None:
+                if now - stream.sending_since > self._send_seconds and stream.task is not None:
+                    logger.info("a reader took nothing for %.0f s; its stream is closed", self._send_seconds)
+                    stream.task.cancel()
+            elif now - stream.last_sent >= self._heartbeat_seconds:
+                stream.heartbeat_due = True
+                stream.source.wake()
