@@ -1,0 +1,232 @@
+"""What all protocols over HTTP share: read pieces, decode records, parse them into events, never invent an end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from typing import Any, Generic, Protocol, TypeVar
+
+from llmchatbot.errors import ModelError, ModelInterrupted, ModelProtocolError
+from llmchatbot.llm.decoder import NdjsonDecoder, SseDecoder, SseEvent
+from llmchatbot.llm.endpoint import Endpoint
+from llmchatbot.llm.events import Event, Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta, Usage
+from llmchatbot.llm.port import Prompt
+from llmchatbot.llm.text import TextCleaner
+from llmchatbot.llm.transport import HttpRequest, HttpStream, HttpTransport, require_stream
+
+_log = logging.getLogger(__name__)
+
+_END_SECONDS = 3.0
+"""Once the stop reason came, the rest (usage, end mark) is on its way or never comes."""
+
+Record = TypeVar("Record")
+Record_contra = TypeVar("Record_contra", contravariant=True)
+
+
+class Decoder(Protocol[Record]):
+    """Bytes to records; see `decoder`."""
+
+    failure: ModelProtocolError | None
+
+    def feed(self, chunk: bytes) -> list[Record]: ...
+
+    def finish(self) -> list[Record]: ...
+
+
+class AnswerParser(Generic[Record_contra]):
+    """Records to events, for one answer. A protocol overrides `feed` and sets `reason`, `usage` and `done`."""
+
+    def __init__(self, endpoint: Endpoint, *, prefix: str = "") -> None:
+        self.endpoint = endpoint
+        self.reason: FinishReason | None = None
+        """The explicit end of the upstream. Without it there is no `Finished`."""
+        self.usage: Usage | None = None
+        self.done = False
+        """Nothing further is worth reading."""
+        self._text = TextCleaner()
+        self._reasoning = TextCleaner()
+        self._arguments: dict[int, TextCleaner] = {}
+        # Providers refuse or trim white space at the end of a prefix; then the model may repeat it.
+        self._repeated_space = prefix[len(prefix.rstrip()) :]
+
+    def feed(self, record: Record_contra, out: list[Event]) -> None:
+        """Append the events of one record. Raises ModelError for an error record or what cannot be read."""
+        raise NotImplementedError
+
+    def add_text(self, piece: str, out: list[Event]) -> None:
+        """Append a piece of the answer."""
+        if self._repeated_space:
+            piece = self._drop_repeated_space(piece)
+        if piece := self._text.feed(piece):
+            out.append(TextDelta(piece))
+
+    def add_reasoning(self, piece: str, out: list[Event]) -> None:
+        """Append a piece of reasoning."""
+        if piece := self._reasoning.feed(piece):
+            out.append(ReasoningDelta(piece))
+
+    def add_tool_call(self, index: int, call_id: str, name: str, arguments: str, out: list[Event]) -> None:
+        """Append a piece of a tool call."""
+        cleaner = self._arguments.setdefault(index, TextCleaner())
+        out.append(ToolCallDelta(index, call_id, name, cleaner.feed(arguments)))
+
+    def _drop_repeated_space(self, piece: str) -> str:
+        expected = self._repeated_space
+        common = 0
+        while common < min(len(piece), len(expected)) and piece[common] == expected[common]:
+            common += 1
+        self._repeated_space = expected[common:] if common == len(piece) else ""
+        return piece[common:]
+
+    def end(self, out: list[Event]) -> None:
+        """Append what closes the answer. Raises ModelInterrupted when the upstream never said that it is whole."""
+        if rest := self._text.flush():
+            out.append(TextDelta(rest))
+        if rest := self._reasoning.flush():
+            out.append(ReasoningDelta(rest))
+        if self.usage is not None:
+            out.append(self.usage)
+        if self.reason is None:
+            raise ModelInterrupted("The model's stream ended without its end record.")
+        out.append(Finished(self.reason))
+
+
+class WireModel(Generic[Record]):
+    """A model behind HTTP. A protocol gives `request_for`, `parser_for` and `decoder`."""
+
+    json_lines = False
+
+    def __init__(self, transport: HttpTransport, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.transport = transport
+
+    def request_for(self, prompt: Prompt) -> HttpRequest:
+        """The HTTP request of one call."""
+        raise NotImplementedError
+
+    def parser_for(self, prompt: Prompt) -> AnswerParser[Record]:
+        """A fresh parser for one answer."""
+        raise NotImplementedError
+
+    def decoder(self) -> Decoder[Record]:
+        """A fresh decoder for one answer."""
+        raise NotImplementedError
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[list[Event], None]:
+        """See `port.Model.stream`."""
+        upstream = await self.transport.open(self.request_for(prompt))
+        try:
+            parser = self.parser_for(prompt)
+            decoder = self.decoder()
+            first = True
+            while True:
+                out: list[Event] = []
+                error: ModelError | None = None
+                try:
+                    chunk = await upstream.read()
+                    if first and chunk:
+                        require_stream(self.endpoint, chunk, json_lines=self.json_lines)
+                        first = False
+                    self._take(decoder, parser, chunk, out)
+                except ModelError as raised:
+                    error, chunk = raised, b""
+                if parser.done or not chunk:
+                    error = self._end(parser, out, error)
+                    if out:
+                        yield out
+                    if error is not None:
+                        raise error
+                    return
+                if parser.reason is not None:
+                    upstream.expect_end(_END_SECONDS)
+                if out:
+                    yield out
+        finally:
+            await upstream.aclose()
+
+    @staticmethod
+    def _take(decoder: Decoder[Record], parser: AnswerParser[Record], chunk: bytes, out: list[Event]) -> None:
+        """Parse what a chunk completed; an empty chunk is the end of the body."""
+        if not chunk:
+            for record in decoder.finish():
+                try:
+                    parser.feed(record, out)
+                except ModelProtocolError as error:
+                    # half a record at the end of the body is a broken stream, not a broken protocol
+                    raise ModelInterrupted("The model's stream ended within a record.") from error
+            return
+        for record in decoder.feed(chunk):
+            parser.feed(record, out)
+            if parser.done:
+                return
+        if decoder.failure is not None:
+            raise decoder.failure
+
+    @staticmethod
+    def _end(parser: AnswerParser[Record], out: list[Event], error: ModelError | None) -> ModelError | None:
+        """Close the answer; the error that ends it, or None when it is whole.
+
+        A stop reason is an explicit end: what fails after it (a cut before `[DONE]`, a server that holds on) takes
+        nothing from the answer. An error record or garbage does count, wherever it stands.
+        """
+        connection_failed = error is None or (error.code in {"model_interrupted", "model_timeout"})
+        if not connection_failed:
+            parser.reason = None
+        try:
+            parser.end(out)
+        except ModelInterrupted as interrupted:
+            return error or interrupted
+        return None
+
+    async def get_json(self, path: str, *, limit: int = 1 << 20) -> bytes:
+        """Fetch a small document of the same origin, such as the list of models."""
+        return await fetch(self.transport, self.endpoint, self.endpoint.join(path), self.auth_headers(), limit=limit)
+
+    def auth_headers(self) -> dict[str, str]:
+        """The header that carries the key; nothing without a key."""
+        return {"Authorization": f"Bearer {self.endpoint.key}"} if self.endpoint.key else {}
+
+    async def health(self) -> bool:
+        """See `port.Model.health`: whether the models can be listed."""
+        try:
+            await self.get_json("models")
+        except ModelError as error:
+            _log.info("upstream is not healthy host=%s code=%s", self.endpoint.host, error.code)
+            return False
+        return True
+
+    async def aclose(self) -> None:
+        """Nothing of its own: connections belong to the transport, calls to their callers."""
+
+
+async def fetch(
+    transport: HttpTransport, endpoint: Endpoint, url: str, headers: dict[str, str], *, limit: int = 1 << 20
+) -> bytes:
+    """GET a small document. Raises as `HttpTransport.open` does."""
+    request = HttpRequest(endpoint=endpoint, url=url, headers={"Accept": "application/json", **headers}, method="GET")
+    stream: HttpStream = await transport.open(request)
+    try:
+        return await stream.read_all(limit)
+    finally:
+        await stream.aclose()
+
+
+class SseModel(WireModel[SseEvent]):
+    """A model that answers in server-sent events."""
+
+    def decoder(self) -> SseDecoder:
+        """See `WireModel.decoder`."""
+        return SseDecoder()
+
+
+class NdjsonWireModel(WireModel[bytes]):
+    """A model that answers in lines of JSON."""
+
+    json_lines = True
+
+    def decoder(self) -> NdjsonDecoder:
+        """See `WireModel.decoder`."""
+        return NdjsonDecoder()
+
+
+Json = dict[str, Any]
