@@ -45,7 +45,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str | None
     error_code: str | None
     stop_requested_at: datetime | None
-    created_at: datetime
+    created_at: datetime | None
     finished_at: datetime | None
 
 

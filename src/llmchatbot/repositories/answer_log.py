@@ -124,8 +124,11 @@ async def read(executor: Executor, generation_id: UUID, first: int, limit: int) 
     return [(record["seq"], record["payload"]) for record in records]
 
 
-async def append_start(executor: Executor, generation_id: UUID, payload: str) -> None:
-    """Event 0, inside the transaction that makes the generation."""
+async def append_first(executor: Executor, generation_id: UUID, payloads: Sequence[str]) -> None:
+    """The events that a log begins with, inside the transaction that makes the generation."""
     await executor.execute(
-        "INSERT INTO generation_events (generation_id, seq, payload) VALUES ($1, 0, $2)", generation_id, payload
+        "INSERT INTO generation_events (generation_id, seq, payload) "
+        "SELECT $1, number - 1, payload FROM unnest($2::text[]) WITH ORDINALITY AS e (payload, number)",
+        generation_id,
+        list(payloads),
     )

@@ -8,6 +8,7 @@ than the streams themselves.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -84,19 +85,26 @@ class Stream:
     async def run(self, *, opening: bytes = b"", poll_seconds: float | None = None) -> None:
         """`opening` stands before the first write; with `poll_seconds` the stream ends with the first events."""
         head = opening
+        sent = False
         deadline = None if poll_seconds is None else self._clock.monotonic() + poll_seconds
         while not self.farewell:
             source = self.source
             if source.last > self.seq:
                 payloads = self._next_piece(source)
                 await self._write(head + self._format.encode(source.stream_id, self.seq + 1, payloads))
-                head = b""
+                head, sent = b"", True
                 self.seq += len(payloads)
                 if source.ended and self.seq >= source.last:
                     self.delivered_end = True
                     return
-            elif source.ended or (deadline is not None and (not head or self._clock.monotonic() >= deadline)):
+            elif source.ended:
                 return
+            elif deadline is not None:
+                rest = deadline - self._clock.monotonic()
+                if sent or rest <= 0:
+                    return
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(source.wait(), rest)
             elif self.heartbeat_due:
                 await self._write(self._format.heartbeat)
             else:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from uuid import UUID
 
+from llmchatbot.streaming import payloads
 from llmchatbot.streaming.payloads import is_terminal
 
 
@@ -98,3 +99,58 @@ class Tails:
                 ended_at = self._ended_at.setdefault(tail.generation_id, now)
                 if now - ended_at > keep:
                     self.drop(tail.generation_id)
+
+
+class ResetView:
+    """A tail as a reader sees it whose cursor lies beyond it: its newest event is a `reset` with the whole text."""
+
+    def __init__(self, real: Tail, text: str) -> None:
+        self.stream_id = real.stream_id
+        self._real = real
+        self._at = real.last
+        self._payload = payloads.reset(text)
+
+    @property
+    def last(self) -> int:
+        return self._real.last
+
+    @property
+    def ended(self) -> bool:
+        return self._real.ended
+
+    def since(self, seq: int, limit: int) -> Sequence[str]:
+        events = list(self._real.since(seq, limit))
+        if seq <= self._at < seq + len(events):
+            events[self._at - seq] = self._payload
+        return events
+
+    async def wait(self) -> None:
+        await self._real.wait()
+
+    def wake(self) -> None:
+        self._real.wake()
+
+
+class Excerpt:
+    """The finished end of a stream, from event `first` on, made for one reader."""
+
+    ended = True
+
+    def __init__(self, stream_id: UUID, first: int, events: Sequence[str]) -> None:
+        self.stream_id = str(stream_id)
+        self._first = first
+        self._events = events
+
+    @property
+    def last(self) -> int:
+        return self._first + len(self._events) - 1
+
+    def since(self, seq: int, limit: int) -> Sequence[str]:
+        start = max(seq - self._first, 0)
+        return self._events[start : start + limit]
+
+    async def wait(self) -> None:
+        """Never called: what has ended is not waited for."""
+
+    def wake(self) -> None:
+        """Nobody waits."""

@@ -118,6 +118,10 @@ class Writer:
         while self._recent and now - self._recent[0][0] > _REPLAY_SECONDS:
             self._recent.popleft()
 
+    async def append_again(self, rows: list[Row]) -> None:
+        """Store events that were published before; those that are still there are passed over."""
+        await self._store.append(self._node_id(), rows)
+
     async def _store_recent_again(self) -> None:
         for _, rows in tuple(self._recent):
             await self._store.append(self._node_id(), rows)

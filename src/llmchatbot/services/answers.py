@@ -1,0 +1,329 @@
+"""Making answers: one supervised job per generation of this process, from the prompt to the terminal transaction.
+
+A job belongs to its generation, never to a connection. It ends in one of four ways: the model said that it is done,
+it failed, somebody stopped it, or the process lost it (fenced, handed over, deleted) and must not write any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from contextlib import aclosing
+from uuid import UUID
+
+from llmchatbot.config import LimitSettings
+from llmchatbot.errors import AnswerTooLong, AppError, DatabaseUnavailable, ModelError, ModelInterrupted, ModelRefused
+from llmchatbot.llm.events import (
+    Answering,
+    Event,
+    Finished,
+    Notice,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+)
+from llmchatbot.llm.events import Usage as ModelUsage
+from llmchatbot.llm.gateway import ModelGateway
+from llmchatbot.models.generations import Generation, Status, Usage
+from llmchatbot.services.prompts import PromptBuilder
+from llmchatbot.streaming import payloads, wakeups
+from llmchatbot.streaming.drafts import Draft
+from llmchatbot.streaming.store import Ending, Finish, Row, Store
+from llmchatbot.streaming.tails import Tail, Tails
+from llmchatbot.streaming.wakeups import WakeUps
+from llmchatbot.streaming.writer import Writer
+from llmchatbot.tasks import Supervisor
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_PAUSE = 1.0
+# Rows of one statement when a whole log is stored again.
+_REPLAY_ROWS = 5000
+
+
+class Job:
+    """An answer in the making."""
+
+    def __init__(self, generation: Generation, draft: Draft) -> None:
+        self.generation = generation
+        self.draft = draft
+        self.model = generation.model
+        self.upstream = ""
+        self.usage: ModelUsage | None = None
+        self.finish_reason: str | None = None
+        self.prompt_characters = 0
+        self.stopping = False
+        self.abandoned = False
+        self.consumer: asyncio.Task[None] | None = None
+        self.done = asyncio.Event()
+
+
+class AnswerMaker:
+    """All jobs of this process."""
+
+    def __init__(
+        self,
+        *,
+        gateway: ModelGateway,
+        prompts: PromptBuilder,
+        store: Store,
+        writer: Writer,
+        tails: Tails,
+        wakeups: WakeUps,
+        limits: LimitSettings,
+        supervisor: Supervisor,
+        on_finished: Callable[[Generation, Status], None] = lambda generation, status: None,
+    ) -> None:
+        self._gateway = gateway
+        self._prompts = prompts
+        self._store = store
+        self._writer = writer
+        self._tails = tails
+        self._wakeups = wakeups
+        self._limits = limits
+        self._supervisor = supervisor
+        self._jobs: dict[UUID, Job] = {}
+        self.on_finished = on_finished
+        writer.on_lost = self._on_lost
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def generation_ids(self) -> list[UUID]:
+        return list(self._jobs)
+
+    def makes(self, generation_id: UUID) -> bool:
+        return generation_id in self._jobs
+
+    def start(self, generation: Generation, stored: list[str]) -> Tail:
+        """Begin or go on. `stored` are the events that the log holds already, from 0 on."""
+        tail = self._tails.open(generation.id)
+        tail.extend(0, stored)
+        draft = Draft(tail, epoch=generation.epoch, next_seq=len(stored), text=payloads.text_of(stored))
+        job = self._jobs[generation.id] = Job(generation, draft)
+        self._supervisor.spawn(self._run(job), name=f"answer {generation.id}")
+        return tail
+
+    def stop(self, generation_id: UUID) -> bool:
+        """Close the upstream and keep the text; False when the answer is not made here."""
+        job = self._jobs.get(generation_id)
+        if job is None:
+            return False
+        job.stopping = True
+        if job.consumer is not None:
+            job.consumer.cancel()
+        return True
+
+    async def abandon(self, generation_ids: list[UUID]) -> None:
+        """Stop writing these, without an end: another process goes on with them. Returns when all are silent."""
+        jobs = [self._jobs[generation_id] for generation_id in generation_ids if generation_id in self._jobs]
+        for job in jobs:
+            job.abandoned = True
+            if job.consumer is not None:
+                job.consumer.cancel()
+        for job in jobs:
+            await job.done.wait()
+
+    async def settle(self, generation_ids: list[UUID]) -> None:
+        """Store what is pending of these."""
+        for generation_id in generation_ids:
+            if (job := self._jobs.get(generation_id)) is not None:
+                await self._writer.settle(job.draft)
+
+    def _on_lost(self, draft: Draft) -> None:
+        job = self._jobs.get(draft.generation_id)
+        if job is not None:
+            logger.warning("generation %s is not ours any more; its model call is closed", draft.generation_id)
+            job.abandoned = True
+            if job.consumer is not None:
+                job.consumer.cancel()
+
+    async def _run(self, job: Job) -> None:
+        generation_id = job.generation.id
+        try:
+            failure = await self._consume_to_end(job)
+            if not (job.abandoned or job.draft.lost):
+                await self._finish(job, failure)
+        finally:
+            # A cancelled process leaves its lease to run out; readers elsewhere follow the log.
+            if job.draft.lost or job.abandoned:
+                self._tails.drop(generation_id)
+            del self._jobs[generation_id]
+            job.done.set()
+
+    async def _consume_to_end(self, job: Job) -> ModelError | None:
+        """None when the model said that it is done, or somebody stopped it."""
+        # Its result is looked at below, so it is not the supervisor's to log.
+        job.consumer = asyncio.create_task(self._consume(job), name=f"model {job.generation.id}")
+        if job.stopping or job.abandoned:
+            job.consumer.cancel()
+        try:
+            await asyncio.wait([job.consumer])
+            job.consumer.result()
+        except asyncio.CancelledError:
+            if not (job.stopping or job.abandoned):
+                # Not ours: the whole process ends. Close the upstream before going.
+                job.consumer.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await job.consumer
+                raise
+        except ModelError as error:
+            return error
+        except DatabaseUnavailable as error:
+            logger.warning("generation %s could not begin: the database is away", job.generation.id)
+            interrupted = ModelInterrupted("The answer could not be begun; try again.")
+            interrupted.__cause__ = error
+            return interrupted
+        except AppError as error:
+            # A refusal that came after the commit, e.g. a message too long for the model, is an event.
+            refused = ModelRefused(error.detail)
+            refused.__cause__ = error
+            return refused
+        except Exception as error:
+            logger.exception("generation %s failed by a fault of ours", job.generation.id)
+            failure = ModelInterrupted()
+            failure.__cause__ = error
+            return failure
+        return None
+
+    async def _consume(self, job: Job) -> None:
+        """Relay the model's events into the draft. Raises ModelError, and ModelInterrupted without an explicit end."""
+        request, notices = await self._prompts.build(job.generation, prefix=job.draft.text)
+        if request is None:
+            job.abandoned = True
+            return
+        job.prompt_characters = sum(len(message.content) for message in request.messages)
+        for notice in notices:
+            job.draft.add_event(payloads.notice(notice.code, notice.text, notice.data))
+        try:
+            async with asyncio.timeout(self._limits.answer_time), aclosing(self._gateway.stream(request)) as batches:
+                async for batch in batches:
+                    self._take(job, batch)
+                    self._writer.touch(job.draft)
+                    if job.draft.bytes > self._limits.answer_bytes:
+                        raise AnswerTooLong(f"The answer reached the limit of {self._limits.answer_bytes} bytes.")
+        except TimeoutError as error:
+            raise AnswerTooLong(f"The answer took longer than {self._limits.answer_time:.0f} seconds.") from error
+        if job.finish_reason is None:
+            raise ModelInterrupted
+
+    def _take(self, job: Job, batch: list[Event]) -> None:
+        draft = job.draft
+        for event in batch:
+            kind = type(event)
+            if kind is TextDelta:
+                draft.add_text(event.text)  # type: ignore[union-attr]  # one comparison per token, not isinstance
+            elif isinstance(event, ReasoningDelta):
+                draft.add_reasoning(event.text)
+            elif isinstance(event, Finished):
+                job.finish_reason = event.reason
+            elif isinstance(event, ModelUsage):
+                job.usage = event
+            elif isinstance(event, Answering):
+                job.model, job.upstream = event.model or job.model, event.upstream
+            elif isinstance(event, Notice):
+                draft.add_event(payloads.notice(event.code, event.text, event.data))
+            elif isinstance(event, ToolCallDelta):
+                draft.add_event(
+                    payloads.encode(
+                        {
+                            "type": "tool_call",
+                            "index": event.index,
+                            "id": event.id,
+                            "name": event.name,
+                            "arguments": event.arguments,
+                        }
+                    )
+                )
+
+    async def _finish(self, job: Job, failure: ModelError | None) -> None:
+        """Repeats the terminal transaction until it is known to be stored: an answer is never left without an end."""
+        await self._writer.settle(job.draft)
+        if job.draft.lost:
+            return
+        status = self._status(job, failure)
+        ending = self._ending(job, status, failure)
+        pause = 0.05
+        while True:
+            try:
+                outcome = await self._store.finish(ending)
+                if outcome is Finish.GAP:
+                    await self._store_again(job.draft)
+                    continue
+                break
+            except DatabaseUnavailable:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+        if outcome is Finish.LOST:
+            job.draft.lost = True
+            return
+        job.draft.tail.extend(ending.seq, [ending.payload])
+        await self._wakeups.publish(wakeups.ENDED, str(job.generation.id))
+        await self._wakeups.publish(wakeups.USER_EVENT, str(job.generation.user_id))
+        self.on_finished(job.generation, status)
+
+    async def _store_again(self, draft: Draft) -> None:
+        logger.warning("events of generation %s are missing in the log; storing them again", draft.generation_id)
+        events = draft.tail.payloads
+        rows = [Row(draft.generation_id, seq, draft.epoch, payload) for seq, payload in enumerate(events)]
+        for first in range(0, len(rows), _REPLAY_ROWS):
+            await self._writer.append_again(rows[first : first + _REPLAY_ROWS])
+
+    def _status(self, job: Job, failure: ModelError | None) -> Status:
+        if job.stopping and job.finish_reason is None:
+            return Status.STOPPED
+        if failure is None:
+            return Status.COMPLETED
+        cut_short = isinstance(failure, ModelInterrupted | AnswerTooLong) or job.draft.bytes > 0
+        return Status.INTERRUPTED if cut_short else Status.FAILED
+
+    def _ending(self, job: Job, status: Status, failure: ModelError | None) -> Ending:
+        draft, generation = job.draft, job.generation
+        text = draft.text
+        usage = self._usage(job, text)
+        if failure is not None and status is not Status.STOPPED:
+            payload = payloads.failure(failure, status=status.value, message_id=generation.message_id, content=text)
+        else:
+            payload = payloads.complete(
+                status=status.value,
+                message_id=generation.message_id,
+                content=text,
+                usage=usage,
+                finish_reason=job.finish_reason,
+            )
+        return Ending(
+            generation_id=generation.id,
+            epoch=draft.epoch,
+            seq=draft.next_seq,
+            status=status,
+            message_id=generation.message_id,
+            payload=payload,
+            content=text,
+            reasoning=draft.reasoning,
+            usage=usage,
+            finish_reason=job.finish_reason,
+            error_code=failure.code if failure is not None else None,
+            model=job.model,
+            upstream=job.upstream,
+            cost=self._prompts.cost(job.model, usage),
+            feed={
+                "type": "generation.ended",
+                "generation_id": str(generation.id),
+                "chat_id": str(generation.chat_id),
+                "message_id": str(generation.message_id),
+                "status": status.value,
+            },
+        )
+
+    def _usage(self, job: Job, text: str) -> Usage:
+        """The provider's numbers; without them an estimate that says so. Four characters a token is the usual rule."""
+        if job.usage is not None:
+            return Usage(
+                input_tokens=job.usage.input_tokens,
+                output_tokens=job.usage.output_tokens,
+                estimated=job.usage.estimated,
+            )
+        return Usage(input_tokens=-(-job.prompt_characters // 4), output_tokens=-(-len(text) // 4), estimated=True)

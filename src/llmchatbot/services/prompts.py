@@ -1,0 +1,107 @@
+"""From a generation to what the model is sent: the branch of messages that fits, once and in order, on record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from llmchatbot.database.pool import Database
+from llmchatbot.llm.context import ContextBudget, choose
+from llmchatbot.llm.events import Notice
+from llmchatbot.llm.gateway import GatewayRequest, ModelGateway, ModelInfo
+from llmchatbot.llm.port import Parameters, PromptMessage
+from llmchatbot.models.generations import Generation, Usage
+from llmchatbot.repositories import generations, messages
+
+# More than any context window holds; it only bounds the walk.
+_LONGEST_BRANCH = 2000
+
+_GO_ON = "Continue your last answer exactly where it broke off. Do not repeat any of it and do not comment on this."
+
+
+class PromptBuilder:
+    def __init__(self, database: Database, gateway: ModelGateway, *, default_system_prompt: str = "") -> None:
+        self._database = database
+        self._gateway = gateway
+        self._default_system_prompt = default_system_prompt
+
+    async def build(self, generation: Generation, *, prefix: str) -> tuple[GatewayRequest | None, list[Notice]]:
+        """The request, and what the person should be told about it; no request when the generation has moved on.
+
+        Raises ContextTooLong when the newest message alone does not fit, UnknownModel when the model is gone.
+        """
+        model = self._gateway.resolve(generation.model)
+        branch = await messages.branch(
+            self._database, generation.chat_id, generation.user_message_id, _LONGEST_BRANCH
+        )
+        history = [message for message in branch if message.content or message.id == generation.user_message_id]
+        parameters = dict(generation.parameters)
+        system_prompt = parameters.pop("system_prompt", None) or self._default_system_prompt
+        chosen = choose(
+            [PromptMessage(role=_role(message.role), content=message.content) for message in history],
+            system_prompt=system_prompt,
+            budget=ContextBudget.of(model, max_tokens=parameters.get("max_tokens")),
+            characters_per_token=self._gateway.characters_per_token(model.name),
+        )
+        kept, left_out = history[len(history) - len(chosen.messages) :], history[: len(history) - len(chosen.messages)]
+        notices = []
+        if left_out:
+            notices.append(
+                Notice(
+                    code="context_trimmed",
+                    text=f"The {len(left_out)} oldest messages do not fit the model's context and were left out.",
+                    data={"left_out": len(left_out), "kept": len(kept)},
+                )
+            )
+        request = _request(generation, model, chosen.messages, parameters, system_prompt, prefix)
+        record = {
+            "model": model.name,
+            "message_ids": [str(message.id) for message in kept],
+            "left_out_ids": [str(message.id) for message in left_out],
+            "parameters": msgspec.to_builtins(request.parameters),
+            "system_prompt": system_prompt,
+            "prefix_characters": len(prefix),
+        }
+        if not await generations.begin(self._database, generation.id, generation.epoch, record):
+            return None, []
+        return request, notices
+
+    def cost(self, model_name: str, usage: Usage) -> float | None:
+        """In the currency of the registry's prices, which are per million tokens; None without prices."""
+        known = {model.name: model for model in self._gateway.describe()}
+        model = known.get(model_name)
+        if model is None or model.input_price is None or model.output_price is None:
+            return None
+        return (usage.input_tokens * model.input_price + usage.output_tokens * model.output_price) / 1_000_000
+
+
+def _role(role: str) -> Any:
+    """The database's constraint admits the three roles that the port knows."""
+    return role
+
+
+def _request(
+    generation: Generation,
+    model: ModelInfo,
+    chosen: tuple[PromptMessage, ...],
+    parameters: dict[str, Any],
+    system_prompt: str,
+    prefix: str,
+) -> GatewayRequest:
+    if prefix and not model.continues_prefix:
+        # Asked for by a person (`continue`): a model without prefixes is told in words.
+        chosen = (
+            *chosen,
+            PromptMessage(role="assistant", content=prefix),
+            PromptMessage(role="user", content=_GO_ON),
+        )
+        prefix = ""
+    return GatewayRequest(
+        model=model.name,
+        messages=chosen,
+        parameters=msgspec.convert(parameters, Parameters),
+        system_prompt=system_prompt,
+        prefix=prefix,
+        user_id=str(generation.user_id),
+    )
