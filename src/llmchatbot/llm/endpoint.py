@@ -57,7 +57,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     def join(self, path: str) -> str:
         """Append `path` to the base URL, keeping the base's query (Azure has its api-version there)."""
         base, mark, query = self.url.partition("?")
-        return base.rstrip("/") + path + mark + query
+        return f"{base.rstrip('/')}/{path}{mark}{query}"
 
     def require_own_origin(self, url: str) -> None:
         """Raises ModelMisconfigured when `url` leads elsewhere than this endpoint: its key must not travel there."""

@@ -41,7 +41,7 @@ def refusal(endpoint: Endpoint, status: int, headers: Mapping[str, str], body: b
     """Translate an HTTP answer that is not a stream. `body` may be cut; only known words are looked for in it."""
     _log.warning("upstream refused host=%s status=%d bytes=%d", endpoint.host, status, len(body))
     text = body.decode("utf-8", "replace").lower()
-    where = f"({endpoint.host}, status {status})"
+    where = f"(status {status})"
     extra = {"upstream_status": status}
     if status < 300:
         return in_band(endpoint, body)
@@ -79,24 +79,23 @@ def _capacity(
 def in_band(endpoint: Endpoint, body: bytes) -> ModelError:
     """Translate a page or an error object that came with status 200, or an error record in the middle of a stream."""
     text = body[:65536].decode("utf-8", "replace").lower()
-    where = f"({endpoint.host})"
     if text.lstrip().startswith("<"):
         return ModelProtocolError(
-            f"{endpoint.url_setting} answered with a web page instead of a model's stream {where}; check the address."
+            f"{endpoint.url_setting} answered with a web page instead of a model's stream; check the address."
         )
     checks: list[tuple[re.Pattern[str], ModelError]] = [
         (_KEY, _key_refused(endpoint, 401)),
-        (_CONTEXT, _context(where)),
-        (_QUOTA, ModelOverloaded(f"The quota of {_key_name(endpoint)} is used up {where}.", extra={"quota": True})),
+        (_CONTEXT, _context("")),
+        (_QUOTA, ModelOverloaded(f"The quota of {_key_name(endpoint)} is used up.", extra={"quota": True})),
         (_MODEL, _not_found(endpoint)),
-        (_OVERLOADED, ModelOverloaded(f"The model's service is overloaded {where}.")),
-        (_FILTER, ModelRefused(f"The model's provider refused this conversation {where}.")),
-        (_UNAVAILABLE, ModelUnavailable(f"The model's service reported a failure {where}.")),
+        (_OVERLOADED, ModelOverloaded(f"The model's service is overloaded.")),
+        (_FILTER, ModelRefused(f"The model's provider refused this conversation.")),
+        (_UNAVAILABLE, ModelUnavailable(f"The model's service reported a failure.")),
     ]
     for pattern, error in checks:
         if pattern.search(text):
             return error
-    return ModelUnavailable(f"The model's service reported an error {where}.")
+    return ModelUnavailable("The model's service reported an error.")
 
 
 def in_band_object(endpoint: Endpoint, error: Any) -> ModelError:
@@ -109,7 +108,7 @@ def _key_name(endpoint: Endpoint) -> str:
 
 
 def _key_refused(endpoint: Endpoint, status: int) -> ModelMisconfigured:
-    where = f"({endpoint.host}, status {status})"
+    where = f"(status {status})"
     if not endpoint.key:
         hint = f"set {endpoint.key_setting}" if endpoint.key_setting else f"{endpoint.url_setting} has none"
         return ModelMisconfigured(f"The model's service wants a key {where}; {hint}.")
@@ -118,8 +117,7 @@ def _key_refused(endpoint: Endpoint, status: int) -> ModelMisconfigured:
 
 def _not_found(endpoint: Endpoint) -> ModelMisconfigured:
     return ModelMisconfigured(
-        f"The model or address was not found ({endpoint.host}, status 404);"
-        f" check {endpoint.url_setting} and the model's name."
+        f"The model or address was not found (status 404); check {endpoint.url_setting} and the model's name."
     )
 
 
@@ -132,14 +130,14 @@ def _overloaded(where: str, headers: Mapping[str, str], extra: dict[str, Any]) -
 
 def _context(where: str) -> ModelRefused:
     return ModelRefused(
-        f"The conversation is longer than the model takes {where}; start a new chat or send less.",
+        f"The conversation is longer than the model takes{where}; start a new chat or send less.",
         extra={"reason": "context_too_long"},
     )
 
 
 def _bad_request(text: str, where: str, extra: dict[str, Any]) -> ModelError:
     if _CONTEXT.search(text):
-        return _context(where)
+        return _context(f" {where}")
     if _MODEL.search(text):
         return ModelMisconfigured(f"The provider does not know the model's name {where}; check the model's entry.")
     if _FILTER.search(text):

@@ -188,7 +188,7 @@ class ChatParser(AnswerParser[SseEvent]):
                 self.add_tool_call(call.index, call.id or "", function.name or "", function.arguments or "", out)
         if choice.finish_reason:
             if choice.finish_reason == "error":
-                raise ModelUnavailable(f"The model's service reported a failure ({self.endpoint.host}).")
+                raise ModelUnavailable("The model's service reported a failure.")
             self.reason = REASONS.get(choice.finish_reason, "stop")
 
 

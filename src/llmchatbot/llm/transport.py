@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Mapping
 from typing import Literal
 
@@ -17,6 +18,8 @@ import msgspec
 from llmchatbot.errors import ModelError, ModelInterrupted, ModelTimeout, ModelUnavailable
 from llmchatbot.llm.endpoint import Endpoint, TimeLimits
 from llmchatbot.llm.http_errors import in_band, refusal
+
+_log = logging.getLogger(__name__)
 
 _READ_BUFFER = 256 * 1024
 _MAX_REFUSAL = 64 * 1024
@@ -111,8 +114,9 @@ class HttpTransport:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if isinstance(error, TimeoutError):
                 raise
+            _log.warning("upstream unreachable host=%s error=%s", endpoint.host, type(error).__name__)
             raise ModelUnavailable(
-                f"The model's service at {endpoint.host} cannot be reached ({endpoint.url_setting})."
+                f"The model's service cannot be reached; is it running, and is {endpoint.url_setting} right?"
             ) from error
 
     async def aclose(self) -> None:
