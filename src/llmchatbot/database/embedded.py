@@ -141,7 +141,8 @@ class EmbeddedPostgres:
         _call_in_forked_children(self._forget)
         self._keeper = threading.Thread(target=self._keep, args=(launch,), name="embedded-postgres", daemon=True)
         self._keeper.start()
-        return Address(host=str(launch.folder), port=PORT, user=ROLE, database=self._database, sslmode="disable")
+        port = int(self._settings["port"])  # of a socket: a part of its name
+        return Address(host=str(launch.folder), port=port, user=ROLE, database=self._database, sslmode="disable")
 
     def stop_blocking(self) -> None:
         """`stop` for a launcher without an event loop."""
