@@ -43,6 +43,67 @@ CREATE TABLE refresh_tokens (
     CONSTRAINT refresh_tokens_generation_key UNIQUE (session_id, generation)
 );
 
+-- Search (docs/search.md says why it is made like this, with figures).
+--
+-- The terms of a text: its words, and for scripts that write no spaces (CJK, Thai, …) each pair of neighbours and the last
+-- character of a run. The replaced characters are those by which PostgreSQL's parser would make one word of an address,
+-- a compound or a tag. 50,000 characters keep a vector below PostgreSQL's limit of 1 MB whatever the terms are.
+CREATE FUNCTION search_terms(content text, asked boolean DEFAULT false) RETURNS text[]
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE STRICT COST 5000 AS $$
+DECLARE
+    spaceless CONSTANT text := '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3105-\u312f'
+        '\u31a0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff';
+    plain text := left(content, 50000);
+    pairs text[] := '{}';
+BEGIN
+    IF octet_length(plain) <> length(plain) THEN
+        IF plain IS NOT NFKC NORMALIZED THEN
+            plain := left(normalize(plain, NFKC), 50000);
+        END IF;
+        IF plain ~ ('[' || spaceless || ']') THEN
+            -- A question leaves the last character of a run out, for it need not be the last one in the text.
+            pairs := ARRAY(
+                SELECT DISTINCT symbol || CASE WHEN following = ' ' THEN '' ELSE following END
+                FROM (
+                    SELECT symbol, lag(symbol, 1, ' ') OVER (ORDER BY n) AS preceding,
+                           lead(symbol, 1, ' ') OVER (ORDER BY n) AS following
+                    FROM string_to_table(regexp_replace(plain, '[^' || spaceless || ']+', ' ', 'g'), NULL)
+                         WITH ORDINALITY AS symbols (symbol, n)
+                ) AS neighbours
+                WHERE symbol <> ' ' AND NOT (asked AND following = ' ' AND preceding <> ' ')
+            );
+            plain := regexp_replace(plain, '[' || spaceless || ']+', ' ', 'g');
+        END IF;
+    END IF;
+    plain := replace(replace(replace(replace(plain, '-', ' '), '.', ' '), '/', ' '), '@', ' ');
+    plain := replace(replace(replace(plain, '<', ' '), '&', ' '), '+', ' ');
+    RETURN pairs || tsvector_to_array(to_tsvector('simple', plain));
+END $$;
+
+-- Each term begins with its owner's mark: a person's terms lie together in the index, so that a search costs what that
+-- person's texts cost, a prefix too. Two owners with one mark are told apart by `user_id` in the query.
+CREATE FUNCTION search_vector(owner uuid, content text) RETURNS tsvector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT COST 5000
+RETURN array_to_tsvector(ARRAY(
+    SELECT right(owner::text, 8) || left(term, 64) FROM unnest(search_terms(content)) AS terms (term)
+));
+
+-- All terms must be there; the last word may go on, and so may a single character of a script without spaces, which the
+-- texts have as the first of a pair. NULL when there is nothing to search for.
+CREATE FUNCTION search_query(owner uuid, question text) RETURNS tsquery
+LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT
+RETURN (
+    SELECT string_agg(
+        '''' || replace(replace(right(owner::text, 8) || left(term, 64), '\', '\\'), '''', '''''') || ''''
+        || CASE WHEN is_last OR (length(term) = 1 AND octet_length(term) > 2) THEN ':*' ELSE '' END, ' & '
+    )::tsquery
+    FROM (
+        SELECT unnest(search_terms(regexp_replace(question, '\S+\s*$', ''), true)), false
+        UNION ALL
+        SELECT unnest(search_terms(substring(question FROM '\S+\s*$'), true)), true
+    ) AS terms (term, is_last)
+);
+
 CREATE TABLE chats (
     id             uuid PRIMARY KEY,
     user_id        uuid NOT NULL REFERENCES users ON DELETE CASCADE,
@@ -56,14 +117,12 @@ CREATE TABLE chats (
     version        integer NOT NULL DEFAULT 1,
     archived_at    timestamptz,
     created_at     timestamptz NOT NULL DEFAULT now(),
-    updated_at     timestamptz NOT NULL DEFAULT now(),
-    -- The owner is a word of the vector: GIN then intersects with the owner's rows instead of filtering everybody's.
-    search         tsvector GENERATED ALWAYS AS
-                   (to_tsvector('simple', title) || array_to_tsvector(ARRAY['@' || user_id::text])) STORED
+    updated_at     timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 85);
 CREATE INDEX chats_list ON chats (user_id, updated_at DESC, id DESC) WHERE archived_at IS NULL;
 CREATE INDEX chats_list_all ON chats (user_id, updated_at DESC, id DESC);
-CREATE INDEX chats_search ON chats USING gin (search);
+CREATE INDEX chats_search ON chats USING gin (search_vector(user_id, title)) WITH (fastupdate = off);
+ALTER INDEX chats_search ALTER COLUMN 1 SET STATISTICS 0;
 
 CREATE TABLE messages (
     id               uuid PRIMARY KEY,
@@ -80,12 +139,21 @@ CREATE TABLE messages (
     tokens           integer NOT NULL DEFAULT 0,
     generation_id    uuid,
     created_at       timestamptz NOT NULL DEFAULT now(),
-    -- 100,000 characters keep the vector below PostgreSQL's limit of 1 MB whatever the words are.
-    search           tsvector GENERATED ALWAYS AS
-                     (to_tsvector('simple', left(content, 100000)) || array_to_tsvector(ARRAY['@' || user_id::text])) STORED,
+    -- All numbers from `run_start` to this one are its ancestors: a branch is read as a few ranges, not link by link.
+    run_start        integer NOT NULL,
     CONSTRAINT messages_sequence_key UNIQUE (chat_id, sequence_number)
 );
-CREATE INDEX messages_search ON messages USING gin (search);
+CREATE INDEX messages_search ON messages USING gin (search_vector(user_id, content)) WITH (fastupdate = off);
+ALTER INDEX messages_search ALTER COLUMN 1 SET STATISTICS 0;
+
+CREATE FUNCTION set_run_start() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT run_start INTO NEW.run_start FROM messages
+    WHERE id = NEW.parent_id AND chat_id = NEW.chat_id AND sequence_number = NEW.sequence_number - 1;
+    NEW.run_start := coalesce(NEW.run_start, NEW.sequence_number);
+    RETURN NEW;
+END $$;
+CREATE TRIGGER messages_run_start BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION set_run_start();
 
 CREATE TABLE nodes (
     id           uuid PRIMARY KEY,
@@ -153,13 +221,14 @@ CREATE TABLE usage (
 CREATE INDEX usage_of_user ON usage (user_id, day);
 
 CREATE TABLE idempotency_keys (
-    user_id        uuid NOT NULL REFERENCES users ON DELETE CASCADE,
+    user_id        uuid NOT NULL,
     chat_id        uuid NOT NULL REFERENCES chats ON DELETE CASCADE,
     key            text NOT NULL,
     fingerprint    bytea NOT NULL,
     generation_id  uuid NOT NULL,
     expires_at     timestamptz NOT NULL,
-    PRIMARY KEY (user_id, chat_id, key)
+    -- The chat first: its deletion looks here.
+    PRIMARY KEY (chat_id, user_id, key)
 );
 CREATE INDEX idempotency_keys_expiry ON idempotency_keys (expires_at);
 
@@ -179,6 +248,7 @@ CREATE TABLE stream_tickets (
     session_id     uuid NOT NULL,
     expires_at     timestamptz NOT NULL
 );
+CREATE INDEX stream_tickets_generation ON stream_tickets (generation_id);
 
 -- Counters of the rate limits that must hold over all processes. Losing them in a crash is harmless, hence UNLOGGED.
 CREATE UNLOGGED TABLE rate_counters (
