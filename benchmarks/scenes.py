@@ -1,0 +1,132 @@
+"""The scenes: which load meets which contenders, for how long."""
+
+from __future__ import annotations
+
+import msgspec
+
+STREAM_PEERS = ("go_relay", "fastapi_relay", "plain_relay", "ours")
+OURS_ONLY = ("ours",)
+
+
+class StreamScene(msgspec.Struct, frozen=True, kw_only=True):
+    """So many answers at any time, each at its rate."""
+
+    name: str
+    title: str
+    streams: int
+    rate: int
+    tokens: int = 300
+    """Of one answer. The end of each is followed by the next question on the same chat, as people do."""
+    mode: str = "answers"
+    readers: int = 0
+    subjects: tuple[str, ...] = STREAM_PEERS
+    ramp: float = 2.0
+    settle: float = 1.0
+    window: float = 5.0
+    rounds: int = 3
+    logins: int = 0
+    """Connections that log in, one attempt after the other, beside the streams."""
+    env: dict[str, str] = {}
+
+    @property
+    def expected_rate(self) -> int:
+        """Tokens a second that the sources send to this scene's readers."""
+        return self.streams * self.rate * (1 + self.readers)
+
+
+class ListScene(msgspec.Struct, frozen=True, kw_only=True):
+    """So many messages in the database, and what is asked for."""
+
+    name: str
+    title: str
+    messages: int
+    subjects: tuple[str, ...] = ("ours",)
+    window: float = 4.0
+    rounds: int = 2
+
+
+HEADLINE = StreamScene(name="relay-400x50", title="400 answers at 50 tokens/s", streams=400, rate=50)
+
+RELAY_FULL = tuple(
+    StreamScene(
+        name=f"relay-{streams}x{rate}",
+        title=f"{streams} answer{'s' if streams > 1 else ''} at {rate} tokens/s",
+        streams=streams,
+        rate=rate,
+        ramp=1.0 if streams == 1 else min(5.0, max(2.0, streams / 200)),
+        window=6.0,
+        rounds=5 if (streams, rate) == (400, 50) else 2,
+    )
+    for streams in (1, 100, 400, 1000)
+    for rate in (20, 50)
+)
+
+TWO_PROCESSES = StreamScene(
+    name="processes-1000x50",
+    title="1,000 answers at 50 tokens/s, one and two processes",
+    streams=1000,
+    rate=50,
+    ramp=5.0,
+    window=6.0,
+    subjects=("ours", "ours_two"),
+    rounds=2,
+)
+READERS = StreamScene(
+    name="readers-100x50x5",
+    title="100 answers at 50 tokens/s, 5 readers each",
+    streams=100,
+    rate=50,
+    readers=4,
+    mode="readers",
+    subjects=OURS_ONLY,
+    rounds=2,
+)
+STORM = StreamScene(
+    name="storm-400x20",
+    title="400 readers cut at once",
+    streams=400,
+    rate=20,
+    tokens=240,
+    mode="storm",
+    subjects=OURS_ONLY,
+    window=14.0,
+    rounds=2,
+)
+IDLE = StreamScene(
+    name="idle-10000",
+    title="10,000 idle streams",
+    streams=200,
+    rate=0,
+    tokens=1,
+    readers=49,
+    mode="idle",
+    subjects=OURS_ONLY,
+    ramp=15.0,
+    settle=3.0,
+    window=8.0,
+    rounds=1,
+    env={"LLM_CHUNK_TIMEOUT": "10m", "LLM_FIRST_BYTE_TIMEOUT": "10m"},
+)
+LOGINS = StreamScene(
+    name="logins-400x20",
+    title="log-in burst beside 400 answers at 20 tokens/s",
+    streams=400,
+    rate=20,
+    logins=4,
+    subjects=OURS_ONLY,
+    rounds=2,
+)
+
+LIST_PEERS = ("go_list", "fastapi_list", "ours")
+LIST_QUICK = ListScene(
+    name="list-100k-chats", title="20 of 100,000 chats", messages=0, subjects=LIST_PEERS, window=2.5, rounds=2
+)
+LIST_FULL = msgspec.structs.replace(LIST_QUICK, window=4.0, rounds=5)
+HISTORY_SIZES = (1_000, 10_000, 100_000, 1_000_000)
+
+QUICK = (msgspec.structs.replace(HEADLINE, window=4.0, rounds=2),)
+FULL = (*RELAY_FULL, READERS, STORM, LOGINS, TWO_PROCESSES, IDLE)
+ALL = {scene.name: scene for scene in (*FULL, HEADLINE)}
+GROWTH = ListScene(
+    name="growth", title="reads while the database grows", messages=HISTORY_SIZES[-1], window=3.0, rounds=2
+)
