@@ -46,7 +46,7 @@ def translate() -> Iterator[None]:
         yield
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
         if is_unavailable(error):
-            logger.warning("event=database_unavailable error=%s", type(error).__name__)
+            logger.info("event=database_unavailable error=%s", type(error).__name__)
             raise DatabaseUnavailable from error
         raise
 
@@ -57,8 +57,9 @@ def is_unavailable(error: BaseException) -> bool:
         state = error.sqlstate or ""
         return state[:2] in _UNAVAILABLE_CLASSES or state in _UNAVAILABLE_STATES
     if isinstance(error, asyncpg.InterfaceError):
-        # One class for "the pool is closing", "connection is closed" and for wrong use of the library.
-        return any(word in str(error) for word in ("closed", "closing", "not initialized"))
+        # One class for "the pool is closing", "connection is closed" and for wrong use of the library. A connection
+        # lost while it is held "has been released back to the pool": nobody else releases inside `acquire`.
+        return any(words in str(error) for words in ("closed", "closing", "released back to the pool"))
     return isinstance(error, OSError | asyncpg.InternalClientError)
 
 
