@@ -1,0 +1,177 @@
+"""Devices: starting one at a log-in, rotating its refresh token, ending it (protocol §7, RFC 9700 §4.14).
+
+A family is one device. Its tokens form a chain: the successor of a token is derived from it, so two tabs that race, and
+a client that lost the answer, are given the same one. Whoever shows an older token than that has stolen one, or has
+been stolen from: the family ends, and that is committed before the refusal is raised.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from llmchatbot.clock import Clock
+from llmchatbot.config import AuthSettings
+from llmchatbot.database.pool import Connection, Database
+from llmchatbot.errors import InvalidRefreshToken, NotFound
+from llmchatbot.ids import new_id
+from llmchatbot.models.device_sessions import Client, DeviceSession, Family, Grant
+from llmchatbot.repositories import device_sessions
+from llmchatbot.security import TokenKeys, hash_of, is_refresh_token, new_refresh_token, successor_of
+from llmchatbot.services.access_tokens import AccessTokens
+from llmchatbot.streaming.wakeups import SESSION_REVOKED, WakeUps
+
+logger = logging.getLogger(__name__)
+
+_MOST_LISTED = 100
+_LONGEST_USER_AGENT = 300
+# Ended devices stay this long: their tokens are still recognised, their addresses still known.
+_REMEMBER_ENDED = timedelta(days=30)
+_BATCH = 500
+
+
+class DeviceSessionService:
+    def __init__(
+        self,
+        *,
+        db: Database,
+        wakeups: WakeUps,
+        access_tokens: AccessTokens,
+        keys: TokenKeys,
+        clock: Clock,
+        settings: AuthSettings,
+    ) -> None:
+        self._db = db
+        self._wakeups = wakeups
+        self._access_tokens = access_tokens
+        self._keys = keys
+        self._clock = clock
+        self._idle = timedelta(seconds=settings.refresh_token_expiry)
+        self._absolute = timedelta(seconds=settings.absolute_expiry)
+        self._grace = timedelta(seconds=settings.rotation_grace)
+
+    async def start(
+        self, transaction: Connection, user_id: UUID, client: Client, *, account_ends_at: datetime | None = None
+    ) -> Grant:
+        """A new family, inside the transaction of the log-in that it belongs to."""
+        now = self._clock.now()
+        absolute = now + self._absolute
+        if account_ends_at is not None:
+            absolute = min(absolute, account_ends_at)
+        session = DeviceSession(
+            id=new_id(),
+            user_id=user_id,
+            user_agent=client.user_agent[:_LONGEST_USER_AGENT],
+            address=client.address,
+            created_at=now,
+            last_used_at=now,
+            idle_expires_at=min(now + self._idle, absolute),
+            absolute_expires_at=absolute,
+        )
+        token = new_refresh_token()
+        await device_sessions.insert(transaction, session)
+        await device_sessions.insert_token(transaction, session.id, hash_of(token), 0, now)
+        return self._grant(user_id, session.id, token, now, session.idle_expires_at)
+
+    async def refresh(self, token: str) -> Grant:
+        """The next pair. Raises InvalidRefreshToken, which never says why; a reused token has ended its family then."""
+        if not is_refresh_token(token):
+            raise InvalidRefreshToken
+        now = self._clock.now()
+        async with self._db.transaction() as transaction:
+            family = await device_sessions.lock_family(transaction, hash_of(token))
+            usable = family is not None and family.is_live and now < min(family.idle_expires_at, family.ends_at)
+            grant = await self._rotate(transaction, family, token, now) if family is not None and usable else None
+        # Committed from here on: a refusal cannot take the revocation back.
+        if grant is not None:
+            return grant
+        if family is not None and usable:
+            logger.warning("event=refresh_token_reused user=%s session=%s", family.user_id, family.id)
+            await self.announce([family.id])
+        raise InvalidRefreshToken
+
+    async def _rotate(self, transaction: Connection, family: Family, token: str, now: datetime) -> Grant | None:
+        """None when the token was used up: the family is then revoked in this transaction."""
+        known = await device_sessions.get_token(transaction, hash_of(token))
+        successor = successor_of(self._keys, token)
+        if known.rotated_at is None:
+            idle_expires_at = min(now + self._idle, family.ends_at)
+            await device_sessions.mark_rotated(transaction, hash_of(token), now)
+            await device_sessions.insert_token(transaction, family.id, hash_of(successor), known.generation + 1, now)
+            await device_sessions.touch(transaction, family.id, now=now, idle_expires_at=idle_expires_at)
+            return self._grant(family.user_id, family.id, successor, now, idle_expires_at)
+        successor_unused = known.newest_generation == known.generation + 1
+        if successor_unused and now - known.rotated_at <= self._grace:
+            return self._grant(family.user_id, family.id, successor, now, family.idle_expires_at)
+        await device_sessions.revoke(transaction, family.user_id, family.id, reason="refresh token reused", now=now)
+        return None
+
+    async def list_active(self, user_id: UUID) -> list[DeviceSession]:
+        """The hundred most recently used ones."""
+        return await device_sessions.list_active(self._db, user_id, self._clock.now(), _MOST_LISTED)
+
+    async def end_owned(self, user_id: UUID, session_id: UUID) -> None:
+        """Raises NotFound when this person has no such device, or not any more."""
+        if not await self.end(user_id, session_id, reason="ended by its owner"):
+            raise NotFound("There is no such device.")
+
+    async def end(self, user_id: UUID, session_id: UUID, *, reason: str) -> bool:
+        """Whether there was anything to end."""
+        ended = await device_sessions.revoke(self._db, user_id, session_id, reason=reason, now=self._clock.now())
+        if ended:
+            await self.announce([session_id])
+        return ended
+
+    async def end_by_token(self, refresh_token: str, *, reason: str) -> None:
+        """End the family of a refresh token, however old the token is. Silent when there is none."""
+        if not is_refresh_token(refresh_token):
+            return
+        ended = await device_sessions.revoke_by_token(
+            self._db, hash_of(refresh_token), reason=reason, now=self._clock.now()
+        )
+        if ended is not None:
+            await self.announce([ended])
+
+    async def end_all(self, user_id: UUID, *, reason: str) -> None:
+        async with self._db.transaction() as transaction:
+            ended = await self.revoke_all(transaction, user_id, reason=reason)
+        await self.announce(ended)
+
+    async def revoke_all(
+        self, transaction: Connection, user_id: UUID, *, reason: str, keep: UUID | None = None
+    ) -> list[UUID]:
+        """Part of a larger change: the caller passes the result to `announce` once that is committed."""
+        return await device_sessions.revoke_all(transaction, user_id, reason=reason, now=self._clock.now(), keep=keep)
+
+    async def announce(self, ended: Iterable[UUID]) -> None:
+        """Make these revocations, which are committed, known at once: here directly, elsewhere by wake-ups."""
+        for session_id in ended:
+            self._access_tokens.forget(session_id)
+            await self._wakeups.publish(SESSION_REVOKED, str(session_id))
+
+    async def prolong(self, transaction: Connection, user_id: UUID) -> None:
+        """An account has become a lasting one: its devices live as long as any other."""
+        now = self._clock.now()
+        await device_sessions.prolong(
+            transaction, user_id, idle_expires_at=now + self._idle, absolute_expires_at=now + self._absolute
+        )
+
+    async def delete_ended(self) -> int:
+        """Forget what ended a month ago; how many."""
+        deleted = total = await device_sessions.delete_ended(self._db, self._clock.now() - _REMEMBER_ENDED, _BATCH)
+        while deleted == _BATCH:
+            deleted = await device_sessions.delete_ended(self._db, self._clock.now() - _REMEMBER_ENDED, _BATCH)
+            total += deleted
+        return total
+
+    def _grant(self, user_id: UUID, session_id: UUID, token: str, now: datetime, idle_expires_at: datetime) -> Grant:
+        return Grant(
+            user_id=user_id,
+            session_id=session_id,
+            access_token=self._access_tokens.issue(user_id, session_id, now),
+            access_expires_in=self._access_tokens.expires_in,
+            refresh_token=token,
+            refresh_expires_in=int((idle_expires_at - now).total_seconds()),
+        )

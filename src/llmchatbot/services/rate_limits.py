@@ -1,0 +1,208 @@
+"""What may be done how often.
+
+`RateLimiter` smooths requests within one process and costs a microsecond. `Attempts` counts what must hold over all
+processes (log-ins, registrations): strictly at most `limit` in *any* stretch of `period` seconds, because the period is
+cut in twelve parts and a part counts until it lies wholly outside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import redis.asyncio
+import redis.exceptions
+
+from llmchatbot.clock import Clock
+from llmchatbot.database.pool import Database
+from llmchatbot.errors import RateLimited
+from llmchatbot.models.rate_limits import Quota, Tally
+from llmchatbot.repositories import rate_limits
+
+logger = logging.getLogger(__name__)
+
+_PARTS = 12
+
+
+def limit_headers(quota: Quota, *, remaining: int, reset: float) -> dict[str, str]:
+    """`RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10); `reset` in seconds."""
+    return {
+        "RateLimit-Policy": f'"{quota.policy}";q={quota.limit};w={math.ceil(quota.period)}',
+        "RateLimit": f'"{quota.policy}";r={max(0, remaining)};t={max(0, math.ceil(reset))}',
+    }
+
+
+def network_of(address: str) -> str:
+    """What is counted as one address: a whole /64 of IPv6, since that is what one subscriber has."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)
+
+
+def opaque(text: str) -> str:
+    """A key part that says nothing about an account to whoever reads the counters."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class RateLimiter:
+    """Token buckets in this process: a burst of `limit`, then `limit / per_seconds` a second."""
+
+    def __init__(self, clock: Clock, *, most_keys: int = 50_000) -> None:
+        self._clock = clock
+        self._most_keys = most_keys
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def check(self, key: str, limit: int, per_seconds: float) -> dict[str, str]:
+        """Take one; the headers to send along. `key` is `<policy>:<whose>`. Raises RateLimited."""
+        now = self._clock.monotonic()
+        rate = limit / per_seconds
+        left, since = self._buckets.pop(key, (float(limit), now))
+        left = min(float(limit), left + (now - since) * rate)
+        taken = left >= 1
+        self._buckets[key] = (left - 1 if taken else left, now)
+        if len(self._buckets) > self._most_keys:
+            # The one not seen for longest: most likely full again, and then nothing is forgotten.
+            self._buckets.popitem(last=False)
+        quota = Quota(policy=key.partition(":")[0], limit=limit, period=per_seconds)
+        if not taken:
+            wait = (1 - left) / rate
+            raise RateLimited(retry_after=math.ceil(wait), headers=limit_headers(quota, remaining=0, reset=wait))
+        return limit_headers(quota, remaining=int(left - 1), reset=(limit - left + 1) / rate)
+
+
+class Counters(Protocol):
+    """Counting shared by all processes."""
+
+    async def hit(self, key: str, quota: Quota, now: datetime) -> Tally:
+        """Count one, unless the quota is used up: a refused one is not counted."""
+        ...
+
+    async def take_back(self, key: str, quota: Quota, now: datetime) -> None:
+        """Uncount the latest one."""
+        ...
+
+
+def window_end(quota: Quota, now: datetime) -> datetime:
+    """Until when what happens now counts: a period after the end of the present part."""
+    part = quota.period / _PARTS
+    return datetime.fromtimestamp((math.floor(now.timestamp() / part) + 1) * part + quota.period, UTC)
+
+
+class PostgresCounters:
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def hit(self, key: str, quota: Quota, now: datetime) -> Tally:
+        async with self._db.transaction() as transaction:
+            await rate_limits.lock(transaction, key)
+            return await rate_limits.hit(
+                transaction, key, limit=quota.limit, now=now, window_end=window_end(quota, now)
+            )
+
+    async def take_back(self, key: str, quota: Quota, now: datetime) -> None:
+        await rate_limits.take_back(self._db, key, now)
+
+
+# One hash per key: end of a part (Unix milliseconds) -> count.
+_HIT = """
+local now, ends, limit = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local used, first = 0, tonumber(ends)
+local parts = redis.call('HGETALL', KEYS[1])
+for i = 1, #parts, 2 do
+  local part, count = tonumber(parts[i]), tonumber(parts[i + 1])
+  if part <= now or count <= 0 then
+    redis.call('HDEL', KEYS[1], parts[i])
+  else
+    used = used + count
+    if part < first then first = part end
+  end
+end
+if used >= limit then return {0, used, first - now} end
+redis.call('HINCRBY', KEYS[1], ends, 1)
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return {1, used, first - now}
+"""
+_TAKE_BACK = """
+local now, latest = tonumber(ARGV[1]), nil
+local parts = redis.call('HGETALL', KEYS[1])
+for i = 1, #parts, 2 do
+  local part = tonumber(parts[i])
+  if part > now and tonumber(parts[i + 1]) > 0 and (latest == nil or part > latest) then latest = part end
+end
+if latest ~= nil then redis.call('HINCRBY', KEYS[1], string.format('%.0f', latest), -1) end
+return 0
+"""
+
+
+class RedisCounters:
+    """The same in Redis. While Redis is away, `fallback` counts: limits get looser for a while, never tighter."""
+
+    def __init__(self, client: redis.asyncio.Redis, fallback: Counters, *, prefix: str = "llmchatbot:rate:") -> None:
+        self._client = client
+        self._fallback = fallback
+        self._prefix = prefix
+
+    async def hit(self, key: str, quota: Quota, now: datetime) -> Tally:
+        ends = _milliseconds(window_end(quota, now))
+        try:
+            answer: list[int] = await self._run(
+                _HIT, key, _milliseconds(now), ends, quota.limit, math.ceil(quota.period * 2000)
+            )
+        except (redis.exceptions.RedisError, OSError) as error:
+            logger.warning("event=rate_counter_fallback error=%s", type(error).__name__)
+            return await self._fallback.hit(key, quota, now)
+        allowed, used, wait = answer
+        return Tally(allowed=bool(allowed), used=used, retry_after=wait / 1000)
+
+    async def take_back(self, key: str, quota: Quota, now: datetime) -> None:
+        try:
+            await self._run(_TAKE_BACK, key, _milliseconds(now))
+        except (redis.exceptions.RedisError, OSError) as error:
+            logger.warning("event=rate_counter_fallback error=%s", type(error).__name__)
+            await self._fallback.take_back(key, quota, now)
+
+    async def _run(self, script: str, key: str, *arguments: int) -> Any:
+        return await self._client.eval(script, 1, self._prefix + key, *(str(argument) for argument in arguments))
+
+
+def _milliseconds(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
+
+
+class Attempts:
+    """Takes from several quotas at once: all of them or none."""
+
+    def __init__(self, counters: Counters, clock: Clock) -> None:
+        self._counters = counters
+        self._clock = clock
+
+    async def take(self, quotas: Sequence[tuple[str, Quota]]) -> None:
+        """Raises RateLimited when one of the keyed quotas is used up; then none of them is charged."""
+        now = self._clock.now()
+        for index, (key, quota) in enumerate(quotas):
+            tally = await self._counters.hit(key, quota, now)
+            if not tally.allowed:
+                await self.give_back(quotas[:index])
+                raise RateLimited(
+                    "Too many attempts; wait and try again.",
+                    retry_after=math.ceil(tally.retry_after),
+                    headers=limit_headers(quota, remaining=0, reset=tally.retry_after),
+                )
+
+    async def give_back(self, quotas: Sequence[tuple[str, Quota]]) -> None:
+        """For attempts that turned out to be good ones."""
+        now = self._clock.now()
+        for key, quota in quotas:
+            await self._counters.take_back(key, quota, now)
