@@ -18,9 +18,10 @@ from llmchatbot.config import ModelSettings
 from llmchatbot.errors import StartupError
 from llmchatbot.llm.endpoint import Endpoint, Secret, TimeLimits, origin_of
 from llmchatbot.llm.registry import IN_PROCESS, ModelEntry, RegisteredModel, Registry
-from llmchatbot.llm.wellknown import LOOPBACK_URL, SERVICE_MODEL, WELL_KNOWN
+from llmchatbot.llm.wellknown import SERVICE_MODEL, WELL_KNOWN
 
 _SERVICE_SETTING = "LLM_SERVICE_URL"
+_DETECT_SETTING = "LLM_AUTODETECT"
 _KEY_FIELDS = {
     "OPENAI_API_KEY": "openai_key",
     "ANTHROPIC_API_KEY": "anthropic_key",
@@ -54,7 +55,12 @@ def build_registry(settings: ModelSettings, environment: Mapping[str, str]) -> R
     if problems:
         raise StartupError(f"{settings.models_file} is not right:\n  " + "\n  ".join(problems))
     models = [
-        RegisteredModel(name=name, entry=entry, endpoint=_endpoint(entry, setting, settings, keys))
+        RegisteredModel(
+            name=name,
+            entry=entry,
+            endpoint=_endpoint(entry, setting, settings, keys),
+            upstream_name=_upstream_name(name, entry, setting),
+        )
         for name, (entry, setting) in entries.items()
     ]
     candidates = [settings.default_model, file.default, service, *from_file, *known, "guide"]
@@ -136,9 +142,9 @@ def _limits_of(entry: ModelEntry) -> tuple[float | None, ...]:
 
 def _add_service(settings: ModelSettings, entries: dict[str, tuple[ModelEntry, str]]) -> str:
     """The model at LLM_SERVICE_URL, or the one that LLM_AUTODETECT will look for; its name, "" without one."""
-    url = settings.service_url or (LOOPBACK_URL if settings.autodetect else "")
-    if not url:
+    if not settings.service_url and not settings.autodetect:
         return ""
+    url = settings.service_url or "http://127.0.0.1"
     name = settings.service_model or "default"
     if name in entries:
         return name
@@ -147,7 +153,7 @@ def _add_service(settings: ModelSettings, entries: dict[str, tuple[ModelEntry, s
     )
     if settings.service_key:
         entry = msgspec.structs.replace(entry, key_env="LLM_SERVICE_KEY")
-    entries[name] = (entry, _SERVICE_SETTING if settings.service_url else "LLM_AUTODETECT")
+    entries[name] = (entry, _SERVICE_SETTING if settings.service_url else _DETECT_SETTING)
     return name
 
 
@@ -161,6 +167,13 @@ def _add_well_known(settings: ModelSettings, keys: _Keys, entries: dict[str, tup
                 entries[name] = (msgspec.structs.replace(entry, key_env=variable), variable)
                 added.append(name)
     return added
+
+
+def _upstream_name(name: str, entry: ModelEntry, setting: str) -> str:
+    """Where the name was left out: a server behind an address alone is asked for it, a table's own name is the name."""
+    if entry.upstream_name or entry.protocol == "auto" or setting in {_SERVICE_SETTING, _DETECT_SETTING}:
+        return entry.upstream_name
+    return name
 
 
 def _endpoint(entry: ModelEntry, setting: str, settings: ModelSettings, keys: _Keys) -> Endpoint | None:

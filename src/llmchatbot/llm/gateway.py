@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from random import Random
 from typing import Self
 
-import msgspec
-
 from llmchatbot.config import ModelSettings
+from llmchatbot.llm.call import GatewayCall, GatewayRequest, Surroundings
 from llmchatbot.llm.catalog import build_registry
-from llmchatbot.llm.events import DELTAS, Answering, Event, Finished
+from llmchatbot.llm.context import ContextChoice, ContextMessage, choose_context, input_budget
+from llmchatbot.llm.events import Event
 from llmchatbot.llm.factory import build_model
-from llmchatbot.llm.port import Model, Parameters, Prompt, PromptMessage
+from llmchatbot.llm.port import Model, Parameters
 from llmchatbot.llm.registry import ModelInfo, RegisteredModel, Registry
+from llmchatbot.llm.tokens import TokenEstimator
 from llmchatbot.llm.transport import HttpTransport
+from llmchatbot.llm.upstream import Upstream
 
 __all__ = ["GatewayRequest", "ModelGateway", "ModelInfo"]
 
-
-class GatewayRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer wanted. `model` is a public name, "" the default; `user_id` is for fairness in the queue."""
-
-    model: str
-    messages: tuple[PromptMessage, ...]
-    parameters: Parameters = Parameters()
-    system_prompt: str = ""
-    prefix: str = ""
-    user_id: str = ""
+_HEALTH_SECONDS = 5.0
 
 
 class ModelGateway:
-    """All models of this process."""
+    """All models of this process. Build it with `from_settings`; nothing is opened before the first call."""
 
     def __init__(
         self,
@@ -39,10 +35,24 @@ class ModelGateway:
         *,
         transport: HttpTransport | None = None,
         build: Callable[[RegisteredModel, HttpTransport], Model] = build_model,
+        max_concurrent: int = 1000,
+        surroundings: Surroundings | None = None,
     ) -> None:
+        """`build` and `surroundings` are for tests."""
         self._registry = registry
         self._transport = transport or HttpTransport()
-        self._models: dict[str, Model] = {model.name: build(model, self._transport) for model in registry}
+        self._world = surroundings or Surroundings(
+            clock=time.monotonic,
+            sleep=asyncio.sleep,
+            random=Random(),  # noqa: S311 - jitter is no secret
+            estimator=TokenEstimator(),
+        )
+        self._upstreams = {
+            model.name: Upstream(
+                model, build(model, self._transport), max_concurrent=max_concurrent, clock=self._world.clock
+            )
+            for model in registry
+        }
 
     @classmethod
     def from_settings(cls, settings: ModelSettings, environment: Mapping[str, str] | None = None) -> Self:
@@ -50,6 +60,7 @@ class ModelGateway:
         return cls(
             build_registry(settings, environment or {}),
             transport=HttpTransport(trust_environment_proxies=settings.use_environment_proxies),
+            max_concurrent=settings.max_concurrent,
         )
 
     def describe(self) -> list[ModelInfo]:
@@ -61,34 +72,58 @@ class ModelGateway:
         return self._registry.default
 
     def resolve(self, name: str) -> ModelInfo:
-        """Raises UnknownModel; its extra lists the known names."""
+        """The model called `name`, the default for "". Raises UnknownModel; its extra lists the known names."""
         return self._registry.resolve(name).info
 
-    async def stream(self, request: GatewayRequest) -> AsyncGenerator[list[Event], None]:
-        """See `port.Model.stream`; raises UnknownModel, then ModelError subclasses only."""
-        registered = self._registry.resolve(request.model)
-        system = (PromptMessage(role="system", content=request.system_prompt),) if request.system_prompt else ()
-        prompt = Prompt(
-            model=registered.upstream_name,
-            messages=(*system, *request.messages),
-            parameters=request.parameters,
-            prefix=request.prefix,
+    def choose_context(
+        self,
+        model: str,
+        messages: Sequence[ContextMessage],
+        *,
+        system_prompt: str = "",
+        prefix: str = "",
+        parameters: Parameters | None = None,
+    ) -> ContextChoice:
+        """The part of `messages` (oldest first) that fits `model`. Raises UnknownModel, ContextTooLong."""
+        info = self.resolve(model)
+        max_tokens = parameters.max_tokens if parameters is not None else None
+        return choose_context(
+            messages,
+            budget=input_budget(info.context_window, info.max_output_tokens, max_tokens),
+            estimate=lambda text: self._world.estimator.of_text(info.name, text),
+            system_prompt=system_prompt,
+            prefix=prefix,
         )
-        answering = False
-        async with aclosing(self._models[registered.name].stream(prompt)) as batches:
+
+    def estimate_tokens(self, model: str, text: str) -> int:
+        """Tokens of `text` for `model`: for an answer that was stopped, so that no provider counted it."""
+        return self._world.estimator.of_text(self.resolve(model).name, text)
+
+    async def stream(self, request: GatewayRequest) -> AsyncGenerator[list[Event], None]:
+        """See `port.Model.stream`; raises UnknownModel first, then ModelError subclasses only."""
+        chain = [self._upstreams[model.name] for model in self._registry.chain(request.model)]
+        async with aclosing(GatewayCall(request, chain, self._world).run()) as batches:
             async for batch in batches:
-                if not answering and any(isinstance(event, (*DELTAS, Finished)) for event in batch):
-                    answering = True
-                    yield [Answering(registered.name, registered.upstream_name), *batch]
-                else:
-                    yield batch
+                yield batch
 
     async def health(self) -> dict[str, bool]:
-        """Whether each model would answer now, by public name."""
-        return {name: await model.health() for name, model in self._models.items()}
+        """Whether each model would answer now, by public name. Takes five seconds at the most; never raises."""
+        async with asyncio.TaskGroup() as group:
+            tasks = {name: group.create_task(_healthy(upstream)) for name, upstream in self._upstreams.items()}
+        return {name: task.result() for name, task in tasks.items()}
 
     async def aclose(self) -> None:
         """Close all models and connections. Idempotent."""
-        for model in self._models.values():
-            await model.aclose()
+        for upstream in self._upstreams.values():
+            await upstream.model.aclose()
         await self._transport.aclose()
+
+
+async def _healthy(upstream: Upstream) -> bool:
+    if upstream.breaker.open:
+        return False
+    try:
+        async with asyncio.timeout(_HEALTH_SECONDS):
+            return await upstream.model.health()
+    except TimeoutError:
+        return False

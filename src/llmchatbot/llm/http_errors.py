@@ -88,9 +88,9 @@ def in_band(endpoint: Endpoint, body: bytes) -> ModelError:
         (_CONTEXT, _context("")),
         (_QUOTA, ModelOverloaded(f"The quota of {_key_name(endpoint)} is used up.", extra={"quota": True})),
         (_MODEL, _not_found(endpoint)),
-        (_OVERLOADED, ModelOverloaded(f"The model's service is overloaded.")),
-        (_FILTER, ModelRefused(f"The model's provider refused this conversation.")),
-        (_UNAVAILABLE, ModelUnavailable(f"The model's service reported a failure.")),
+        (_OVERLOADED, ModelOverloaded("The model's service is overloaded.")),
+        (_FILTER, ModelRefused("The model's provider refused this conversation.")),
+        (_UNAVAILABLE, ModelUnavailable("The model's service reported a failure.")),
     ]
     for pattern, error in checks:
         if pattern.search(text):

@@ -75,11 +75,8 @@ class RegisteredModel(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     entry: ModelEntry
     endpoint: Endpoint | None = None
-
-    @property
-    def upstream_name(self) -> str:
-        """The name that the upstream knows."""
-        return self.entry.upstream_name or self.name
+    upstream_name: str = ""
+    """The name that the upstream knows; "" takes the first one that it lists."""
 
     @property
     def info(self) -> ModelInfo:

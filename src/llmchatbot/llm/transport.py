@@ -15,7 +15,7 @@ from typing import Literal
 import aiohttp
 import msgspec
 
-from llmchatbot.errors import ModelError, ModelInterrupted, ModelTimeout, ModelUnavailable
+from llmchatbot.errors import ModelError, ModelInterrupted, ModelMisconfigured, ModelTimeout, ModelUnavailable
 from llmchatbot.llm.endpoint import Endpoint, TimeLimits
 from llmchatbot.llm.http_errors import in_band, refusal
 
@@ -83,6 +83,8 @@ class HttpTransport:
         """
         endpoint = request.endpoint
         endpoint.require_own_origin(request.url)
+        if endpoint.key_setting and not endpoint.key:
+            raise ModelMisconfigured(f"This model needs a key; set {endpoint.key_setting}.")
         loop = asyncio.get_running_loop()
         started = loop.time()
         limits = endpoint.limits
