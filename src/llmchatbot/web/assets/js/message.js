@@ -1,0 +1,202 @@
+/** One message on screen. */
+
+import { h, icon, iconButton, replace } from "./dom.js";
+import { explainCode, t, when } from "./i18n.js";
+import { copied, MarkdownView } from "./markdown.js";
+
+/**
+ * @typedef {object} Message
+ * @property {string} id
+ * @property {"user" | "assistant" | "system"} role
+ * @property {string} content
+ * @property {"streaming" | "completed" | "stopped" | "failed" | "interrupted"} status
+ * @property {number} tokens
+ * @property {boolean} is_incomplete
+ * @property {string} created_at
+ * @property {number} sequence_number
+ * @property {string | null} [parent_id]
+ * @property {string | null} [model]
+ * @property {string | null} [generation_id]
+ * @property {string} [reasoning]
+ * @property {{ input_tokens?: number, output_tokens?: number, speed?: number, seconds?: number }} [usage]
+ * @property {{ code: string, text: string }} [error]
+ * @property {string} [notice]
+ * @property {"sending" | "again"} [pending] written here, not yet confirmed by the server
+ */
+
+/** @typedef {{ retry: (m: Message) => void, resume: (m: Message) => void, details: (m: Message) => Promise<void> }} Actions */
+
+export class MessageView {
+  /** @param {Message} message @param {Actions} actions */
+  constructor(message, actions) {
+    this.message = message;
+    this.actions = actions;
+    this.last = false;
+    this.element = h(`article.message.${message.role}`, { dataset: { id: message.id } });
+    if (message.role === "user") this.buildUser();
+    else this.buildAnswer();
+    this.update(message);
+  }
+
+  buildUser() {
+    this.text = h("div.bubble", { dir: "auto" });
+    this.state = h("p.state", { hidden: true });
+    this.foot = h("div.foot", {}, this.copyButton(t("copyMessage")), this.timeTag());
+    this.element.append(this.text, this.state, this.foot);
+  }
+
+  buildAnswer() {
+    this.notice = h("p.notice", { hidden: true });
+    this.thoughts = h("div.thoughts-text", { dir: "auto" });
+    this.thoughtsTitle = h("span", {}, t("thought"));
+    this.reasoning = h("details.thoughts", { hidden: true }, h("summary", {}, icon("chevron"), this.thoughtsTitle), this.thoughts);
+    this.text = h("div.markdown");
+    this.markdown = new MarkdownView(this.text);
+    this.state = h("p.state", { hidden: true });
+    this.numbers = h("p.numbers", { hidden: true });
+    this.foot = h("div.foot");
+    this.element.append(this.notice, this.reasoning, this.text, this.state, this.foot, this.numbers);
+  }
+
+  /** @param {string} label */
+  copyButton(label) {
+    const button = iconButton("copy", label);
+    button.addEventListener("click", () => void copied(button, this.message.content));
+    return button;
+  }
+
+  timeTag() {
+    return h("time", { datetime: this.message.created_at }, when(this.message.created_at));
+  }
+
+  /** Show the message as it is now. @param {Message} message */
+  update(message) {
+    this.message = message;
+    this.element.dataset.id = message.id;
+    this.element.dataset.status = message.status;
+    this.element.setAttribute("aria-label", this.label());
+    if (message.role === "user") this.updateUser();
+    else this.updateAnswer();
+  }
+
+  label() {
+    const { role, model, created_at } = this.message;
+    const time = when(created_at);
+    if (role === "user") return t("youSaid", { time });
+    return model ? t("answerBy", { model, time }) : t("answer", { time });
+  }
+
+  updateUser() {
+    this.text.textContent = this.message.content;
+    const { pending } = this.message;
+    this.element.classList.toggle("pending", pending !== undefined);
+    this.state.hidden = pending !== "again";
+    this.state.textContent = pending === "again" ? t("sendingAgain") : "";
+  }
+
+  updateAnswer() {
+    const { content, status, reasoning = "", notice = "" } = this.message;
+    const live = status === "streaming";
+    this.markdown?.show(content, !live);
+    this.element.classList.toggle("live", live);
+    this.element.classList.toggle("empty", !content);
+    this.element.setAttribute("aria-busy", String(live));
+    this.notice.hidden = !notice;
+    this.notice.textContent = notice;
+    this.updateReasoning(reasoning, live && !content);
+    this.updateState();
+    this.updateFoot();
+    this.updateNumbers();
+  }
+
+  /** @param {string} reasoning @param {boolean} going */
+  updateReasoning(reasoning, going) {
+    this.reasoning.hidden = !reasoning;
+    if (!reasoning) return;
+    this.thoughtsTitle.textContent = going ? t("thinking") : t("thought");
+    this.reasoning.classList.toggle("going", going);
+    if (this.thoughts.textContent !== reasoning) this.thoughts.textContent = reasoning;
+  }
+
+  /** The calm line under the text: why it ends here, or that it goes on. */
+  updateState() {
+    const { status, content, reasoning } = this.message;
+    /** @type {any[]} */
+    let parts = [];
+    if (status === "streaming") {
+      if (this.connection) parts = [h("span.pulse"), t(this.connection)];
+      else if (!content && !reasoning) parts = [h("span.dots", {}, h("i"), h("i"), h("i")), h("span.visually-hidden", {}, t("waiting"))];
+    } else if (status !== "completed") parts = [this.ending(), ...this.remedies()];
+    else if (this.message.is_incomplete) parts = this.remedies();
+    this.state.hidden = parts.length === 0;
+    this.state.className = `state state-${status}`;
+    replace(this.state, parts);
+  }
+
+  ending() {
+    const { status, content, error } = this.message;
+    if (error) return h("span", {}, content ? `${explainCode(error.code, error.text)} ${t("interrupted")}` : explainCode(error.code, error.text));
+    if (status === "stopped") return h("span", {}, content ? t("stopped") : t("stoppedEmpty"));
+    return h("span", {}, status === "interrupted" && content ? t("interrupted") : t("failed"));
+  }
+
+  /** @returns {HTMLElement[]} */
+  remedies() {
+    if (!this.last) return [];
+    const remedies = [];
+    if (this.message.content) {
+      remedies.push(h("button.text-button", { type: "button", onclick: () => this.actions.resume(this.message) }, t("continue")));
+    }
+    remedies.push(h("button.text-button", { type: "button", onclick: () => this.actions.retry(this.message) }, t("retry")));
+    return remedies;
+  }
+
+  updateFoot() {
+    const { status, model, content } = this.message;
+    this.foot.hidden = status === "streaming";
+    if (this.footState === `${status} ${this.last} ${model} ${Boolean(content)}`) return; // keep focus where it is
+    this.footState = `${status} ${this.last} ${model} ${Boolean(content)}`;
+    replace(
+      this.foot,
+      content && this.copyButton(t("copyAnswer")),
+      this.last && iconButton("retry", t("retry"), { onclick: () => this.actions.retry(this.message) }),
+      iconButton("info", t("details"), { "aria-expanded": "false", onclick: (/** @type {Event} */ event) => this.toggleNumbers(event) }),
+      model && h("span.model-name", {}, model),
+      this.timeTag(),
+    );
+  }
+
+  /** @param {Event} event */
+  toggleNumbers(event) {
+    const open = this.numbers.hidden;
+    this.numbers.hidden = !open;
+    /** @type {HTMLElement} */ (event.currentTarget).setAttribute("aria-expanded", String(open));
+    if (open) void this.actions.details(this.message).then(() => this.updateNumbers());
+    this.updateNumbers();
+  }
+
+  updateNumbers() {
+    if (this.numbers.hidden) return;
+    const { tokens, usage = {} } = this.message;
+    const parts = [t("tokens", { count: usage.output_tokens ?? tokens })];
+    if (usage.speed) parts.push(t("speed", { count: usage.speed }));
+    if (usage.seconds) parts.push(t("seconds", { count: usage.seconds }));
+    if (usage.input_tokens) parts.push(t("promptTokens", { count: usage.input_tokens }));
+    this.numbers.textContent = parts.join(" · ");
+  }
+
+  /** Is this the end of the chat? Only there an answer can be continued or made anew. @param {boolean} last */
+  setLast(last) {
+    if (this.last === last) return;
+    this.last = last;
+    this.element.classList.toggle("last", last);
+    if (this.message.role !== "user") this.updateAnswer();
+  }
+
+  /** @param {"" | "reconnecting" | "offline"} connection */
+  setConnection(connection) {
+    if (this.connection === connection) return;
+    this.connection = connection;
+    this.updateState();
+  }
+}

@@ -1,0 +1,477 @@
+/** The conversation: a window of messages that slides over a chat of any length, and the answer being written in it. */
+
+import { ApiError, insist, nextPage } from "./api.js";
+import { Answer } from "./answer.js";
+import { call, get } from "./auth.js";
+import { calm, h, iconButton, randomId, store as keep, stored } from "./dom.js";
+import { explain, explainCode, t } from "./i18n.js";
+import { announce, SentenceReader } from "./live.js";
+import { MessageView } from "./message.js";
+import { Publisher } from "./store.js";
+
+/** @typedef {import("./message.js").Message} Message */
+
+const STEP = 50; // messages fetched or revealed at once
+const WINDOW = 240; // messages in the page at the most
+const NEAR = 60; // pixels from the end that count as "at the end"
+
+export class Thread extends Publisher {
+  /** @param {import("./store.js").Store} store */
+  constructor(store) {
+    super();
+    this.store = store;
+    this.list = h("div.messages");
+    this.top = h("p.edge", { hidden: true });
+    this.bottom = h("div.edge-bottom");
+    this.inner = h("div.thread-inner", {}, this.top, this.list, this.bottom);
+    this.scroller = h("div.thread", { tabindex: "0", role: "region", "aria-label": t("thread") }, this.inner);
+    this.jump = iconButton("down", t("toLatest"), { onclick: () => this.toEnd(true) });
+    this.jump.classList.add("jump");
+    this.jump.hidden = true;
+    this.element = h("div.thread-frame", {}, this.scroller, this.jump);
+    this.clear();
+    this.watchScrolling();
+  }
+
+  clear() {
+    this.answer?.leave();
+    this.answer = /** @type {Answer | null} */ (null);
+    this.chatId = "";
+    /** Oldest first; a contiguous end of the chat. @type {Message[]} */
+    this.messages = [];
+    /** @type {Map<string, MessageView>} */
+    this.views = new Map();
+    this.first = 0; // the window over `messages` that is in the page
+    this.end = 0;
+    /** @type {string | null} */
+    this.next = null;
+    this.loading = false;
+    this.pinned = true;
+    this.sending = 0;
+    this.visit = (this.visit ?? 0) + 1; // answers of requests for a chat that was left are dropped
+    this.list.replaceChildren();
+    this.top.hidden = true;
+    this.jump.hidden = true;
+  }
+
+  // ── opening ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Show a chat. Raises ApiError or NetworkError. @param {string} chatId */
+  async open(chatId) {
+    this.clear();
+    this.chatId = chatId;
+    const { visit } = this;
+    const response = await call("GET", `/chats/${chatId}/messages?limit=${STEP}&order=desc`);
+    /** @type {Message[]} */
+    const page = await response.json();
+    if (visit !== this.visit) return;
+    this.next = nextPage(response);
+    this.messages = page.reverse();
+    this.end = this.messages.length;
+    this.render();
+    this.toEnd(false);
+    this.followRunning();
+    this.sendWaiting();
+    this.emit("opened");
+  }
+
+  /** Read the end of the chat again and take over what has changed. */
+  async sync() {
+    if (!this.chatId || this.sending) return;
+    const { visit } = this;
+    const response = await call("GET", `/chats/${this.chatId}/messages?limit=${STEP}&order=desc`);
+    /** @type {Message[]} */
+    const page = (await response.json()).reverse();
+    if (visit !== this.visit || this.sending) return;
+    const oldest = page[0]?.sequence_number ?? 0;
+    const atEnd = this.end === this.messages.length;
+    const known = new Map(this.messages.map((message) => [message.id, message]));
+    const fresh = page.map((message) => this.merge(known.get(message.id), message));
+    const before = this.next === null && page.length < STEP ? [] : this.messages.filter((m) => m.sequence_number < oldest);
+    if (!before.length) this.next = nextPage(response);
+    this.messages = [...before, ...fresh];
+    this.end = atEnd ? this.messages.length : Math.min(this.end, this.messages.length);
+    this.first = Math.min(this.first, Math.max(0, this.end - 1));
+    for (const message of fresh) this.views.get(message.id)?.update(message);
+    this.render();
+    this.followRunning();
+  }
+
+  /** What this tab watched itself is newer than any page. @param {Message | undefined} old @param {Message} message */
+  merge(old, message) {
+    if (!old) return message;
+    if (this.answer?.message === old) return old;
+    const { usage, error, notice } = old;
+    return Object.assign(old, { usage, error, notice }, message);
+  }
+
+  // ── the window ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+  watchScrolling() {
+    this.scroller.addEventListener("scroll", () => this.scrolled(), { passive: true });
+    new ResizeObserver(() => this.pinned && this.stick()).observe(this.inner);
+    new ResizeObserver(() => this.pinned && this.stick()).observe(this.scroller);
+    const edges = new IntersectionObserver((entries) => {
+      for (const entry of entries) if (entry.isIntersecting) this.edge(entry.target);
+    }, { root: this.scroller, rootMargin: "1500px 0px" });
+    edges.observe(this.top);
+    edges.observe(this.bottom);
+    this.edges = edges;
+  }
+
+  scrolled() {
+    const { scrollHeight, scrollTop, clientHeight } = this.scroller;
+    const left = scrollHeight - scrollTop - clientHeight;
+    this.pinned = left < NEAR && this.end === this.messages.length;
+    this.jump.hidden = this.pinned || left < clientHeight / 3;
+  }
+
+  stick() {
+    this.scroller.scrollTop = this.scroller.scrollHeight;
+  }
+
+  /** @param {boolean} smoothly */
+  toEnd(smoothly) {
+    const far = this.end < this.messages.length;
+    if (far) {
+      this.end = this.messages.length;
+      this.first = Math.max(0, this.end - STEP);
+      this.render();
+    }
+    this.pinned = true;
+    const behavior = smoothly && !far && !calm() ? "smooth" : "instant";
+    this.scroller.scrollTo({ top: this.scroller.scrollHeight, behavior });
+    this.jump.hidden = true;
+  }
+
+  /** @param {Element} edge which end of the window has come near */
+  edge(edge) {
+    if (edge === this.bottom) this.showLater();
+    else void this.showEarlier();
+  }
+
+  showLater() {
+    if (this.end >= this.messages.length) return;
+    this.anchored(() => {
+      this.end = Math.min(this.messages.length, this.end + STEP);
+      this.first = Math.max(this.first, this.end - WINDOW);
+      this.render();
+    });
+    this.lookAgain(this.bottom);
+  }
+
+  async showEarlier() {
+    if (this.loading) return;
+    if (this.first === 0 && this.next) await this.fetchEarlier();
+    if (this.first === 0) return;
+    this.anchored(() => {
+      this.first = Math.max(0, this.first - STEP);
+      this.end = Math.min(this.end, this.first + WINDOW);
+      this.render();
+    });
+    this.lookAgain(this.top);
+  }
+
+  /** An observer speaks only of changes: ask again whether the edge is still near. @param {Element} edge */
+  lookAgain(edge) {
+    this.edges?.unobserve(edge);
+    this.edges?.observe(edge);
+  }
+
+  async fetchEarlier() {
+    const { visit } = this;
+    this.loading = true;
+    try {
+      const response = await call("GET", /** @type {string} */ (this.next));
+      /** @type {Message[]} */
+      const page = (await response.json()).reverse();
+      if (visit !== this.visit) return;
+      this.next = nextPage(response);
+      this.messages.unshift(...page);
+      this.first += page.length;
+      this.end += page.length;
+    } catch (error) {
+      explain(error); // raises what is no trouble of the network; the edge stays, and scrolling tries again
+    } finally {
+      this.loading = false;
+    }
+  }
+
+  /** Change the window without moving what is being read. @param {() => void} change */
+  anchored(change) {
+    const line = this.scroller.getBoundingClientRect().top;
+    const anchor = [...this.list.children].find((child) => child.getBoundingClientRect().bottom > line);
+    const before = anchor?.getBoundingClientRect().top ?? 0;
+    change();
+    if (anchor?.isConnected) this.scroller.scrollTop += anchor.getBoundingClientRect().top - before;
+  }
+
+  /** Make the page show exactly the window. */
+  render() {
+    const wanted = this.messages.slice(this.first, this.end);
+    const last = this.messages.at(-1);
+    const kept = new Set(wanted.map((message) => message.id));
+    for (const [id, view] of this.views) {
+      if (kept.has(id)) continue;
+      view.element.remove();
+      this.views.delete(id);
+    }
+    /** @type {ChildNode | null} */
+    let place = this.list.firstChild;
+    for (const message of wanted) {
+      const { element } = this.view(message);
+      if (element === place) place = place.nextSibling;
+      else this.list.insertBefore(element, place);
+    }
+    for (const message of wanted) this.view(message).setLast(message === last);
+    this.top.hidden = !this.messages.length || (this.first === 0 && !this.next && this.messages.length < STEP);
+    this.top.textContent = this.first > 0 || this.next ? t("earlier") : t("beginning");
+    this.emit("size", this.messages.length);
+  }
+
+  /** @param {Message} message */
+  view(message) {
+    let view = this.views.get(message.id);
+    if (!view) {
+      view = new MessageView(message, {
+        retry: (target) => void this.again(target, "regenerate"),
+        resume: (target) => void this.again(target, "continue"),
+        details: (target) => this.details(target),
+      });
+      this.views.set(message.id, view);
+    }
+    return view;
+  }
+
+  /** Bring one message into view, fetching the way to it. @param {string} messageId @returns {Promise<boolean>} found */
+  async reveal(messageId) {
+    const { visit } = this;
+    const find = () => this.messages.findIndex((message) => message.id === messageId);
+    while (find() < 0 && this.next && visit === this.visit) {
+      const before = this.messages.length;
+      await this.fetchEarlier();
+      if (this.messages.length === before) return false;
+    }
+    const index = find();
+    if (index < 0 || visit !== this.visit) return false;
+    this.pinned = false;
+    this.first = Math.max(0, index - STEP / 2);
+    this.end = Math.min(this.messages.length, this.first + STEP);
+    this.render();
+    const { element } = this.view(this.messages[index]);
+    element.scrollIntoView({ block: "center" });
+    element.classList.add("found");
+    setTimeout(() => element.classList.remove("found"), 2_400);
+    return true;
+  }
+
+  // ── the answer being written ─────────────────────────────────────────────────────────────────────────────────────
+
+  followRunning() {
+    const running = this.messages.findLast((message) => message.status === "streaming" && message.generation_id);
+    if (running) this.follow(running, false);
+  }
+
+  /** @param {Message} message @param {boolean} watched from its very beginning */
+  follow(message, watched) {
+    if (this.answer?.generation === message.generation_id) return;
+    this.answer?.leave();
+    const reader = new SentenceReader();
+    if (!watched) reader.said = message.content.length;
+    announce(t("liveStart"));
+    const answer = new Answer(message, {
+      changed: () => {
+        this.views.get(message.id)?.update(message);
+        reader.push(message.content);
+      },
+      connection: (state) => this.views.get(message.id)?.setConnection(state),
+      titled: (title) => this.titled(title),
+      ended: (how) => this.ended(answer, reader, how),
+    });
+    answer.watched = watched;
+    this.answer = answer;
+    this.store.setBusy(this.chatId, true);
+    this.emit("answering", true);
+  }
+
+  /** @param {string} title */
+  titled(title) {
+    const chat = this.store.chat(this.chatId);
+    if (chat && title) this.store.put({ ...chat, title });
+  }
+
+  /** @param {Answer} answer @param {SentenceReader} reader @param {"end" | "unknown"} how */
+  ended(answer, reader, how) {
+    if (this.answer !== answer) return;
+    this.answer = null;
+    const { message } = answer;
+    this.views.get(message.id)?.setConnection("");
+    this.views.get(message.id)?.update(message);
+    reader.push(message.content);
+    reader.flush(true);
+    this.store.setBusy(this.chatId, false);
+    this.emit("answering", false);
+    if (how === "unknown") void this.sync().catch(explain);
+    else announce(verdict(message));
+  }
+
+  async stop() {
+    await this.answer?.stop();
+  }
+
+  // ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /**
+   * Send a message. It is shown at once, kept until the server has it, and repeated under one key, so that it arrives
+   * exactly once. Raises ApiError when it is refused.
+   * @param {string} content @param {string} model @param {string} [key] of an earlier try
+   */
+  async send(content, model, key = randomId()) {
+    const { chatId, visit } = this;
+    const outbox = `outbox:${this.store.user.id}:${chatId}`;
+    keep(outbox, JSON.stringify({ content, model, key }));
+    const local = localMessage(key, content, this.messages.at(-1));
+    this.sending += 1;
+    this.add(local);
+    try {
+      const send = () => call("POST", `/chats/${chatId}/messages`, { body: { content, model: model || undefined }, headers: { "Idempotency-Key": key } });
+      const response = await insist(send, () => this.mark(local, "again"));
+      keep(outbox, null);
+      if (visit === this.visit) this.sent(local, await response.json(), model);
+    } catch (error) {
+      keep(outbox, null);
+      if (visit === this.visit) this.take(local);
+      throw error;
+    } finally {
+      if (visit === this.visit) this.sending -= 1;
+    }
+  }
+
+  /** A message that was on its way when the page was left. The key sees to it that it is not sent twice. */
+  sendWaiting() {
+    const text = stored(`outbox:${this.store.user.id}:${this.chatId}`, () => "");
+    if (!text) return;
+    const { content, model, key } = JSON.parse(text);
+    this.send(content, model, key).catch((error) => this.emit("refused", error, content));
+  }
+
+  /** @param {Message} message */
+  add(message) {
+    const atEnd = this.end === this.messages.length;
+    this.messages.push(message);
+    if (atEnd) this.end = this.messages.length;
+    this.render();
+    this.toEnd(false);
+  }
+
+  /** @param {Message} message */
+  take(message) {
+    this.messages = this.messages.filter((other) => other !== message);
+    this.end = Math.min(this.end, this.messages.length);
+    this.render();
+  }
+
+  /** @param {Message} message @param {"sending" | "again"} pending */
+  mark(message, pending) {
+    message.pending = pending;
+    this.views.get(message.id)?.update(message);
+  }
+
+  /** @param {Message} local @param {{message: Message, generation: any}} answer @param {string} model */
+  sent(local, answer, model) {
+    const view = this.views.get(local.id);
+    this.views.delete(local.id);
+    // The same question may be here already: joined by its key after a reload.
+    const twin = this.messages.find((message) => message.id === answer.message.id);
+    if (twin) {
+      view?.element.remove();
+      this.take(local);
+    } else {
+      Object.assign(local, answer.message, { pending: undefined });
+      delete local.pending;
+      if (view) this.views.set(local.id, view);
+      view?.update(local);
+    }
+    this.begin(answer.generation, local.sequence_number + 1, model);
+  }
+
+  /** @param {any} generation @param {number} sequence @param {string} model */
+  begin(generation, sequence, model) {
+    if (this.messages.some((message) => message.id === generation.message_id)) return void this.sync().catch(explain);
+    const message = answerMessage(generation, sequence, model);
+    this.add(message);
+    this.follow(message, true);
+  }
+
+  /** Continue an answer, or make another one. @param {Message} message @param {"continue" | "regenerate"} how */
+  async again(message, how) {
+    if (this.answer) return;
+    const { chatId, visit } = this;
+    try {
+      const response = await call("POST", `/chats/${chatId}/messages/${message.id}/${how}`, { headers: { "Idempotency-Key": randomId() }, body: {} });
+      const { generation } = await response.json();
+      if (visit !== this.visit) return;
+      this.take(message);
+      const next = answerMessage(generation, message.sequence_number, message.model ?? "");
+      if (how === "continue") next.content = message.content;
+      this.add(next);
+      this.follow(next, how === "regenerate");
+    } catch (error) {
+      this.emit("trouble", explain(error));
+      if (error instanceof ApiError && error.status === 409) await this.sync();
+    }
+  }
+
+  /** Counts that are not with the message. @param {Message} message */
+  async details(message) {
+    if (message.usage?.speed || !message.generation_id) return;
+    try {
+      const generation = await get(`/generations/${message.generation_id}`);
+      const seconds = (Date.parse(generation.finished_at) - Date.parse(generation.started_at)) / 1000;
+      const usage = { output_tokens: message.tokens, ...generation.usage, ...message.usage };
+      if (seconds > 0) Object.assign(usage, { seconds, speed: (usage.output_tokens ?? 0) / seconds });
+      message.usage = usage;
+    } catch (error) {
+      explain(error); // the token count of the message itself is shown all the same
+    }
+  }
+}
+
+/** @param {Message} message */
+function verdict(message) {
+  if (message.status === "completed") return t("liveEnd");
+  if (message.status === "stopped") return t("liveStopped");
+  if (message.status === "interrupted") return t("liveInterrupted");
+  return t("liveFailed", { reason: explainCode(message.error?.code ?? "", message.error?.text ?? "") });
+}
+
+/** @param {string} key @param {string} content @param {Message | undefined} last @returns {Message} */
+function localMessage(key, content, last) {
+  return {
+    id: `local-${key}`,
+    role: "user",
+    content,
+    status: "completed",
+    tokens: 0,
+    is_incomplete: false,
+    created_at: new Date().toISOString(),
+    sequence_number: (last?.sequence_number ?? 0) + 1,
+    pending: "sending",
+  };
+}
+
+/** @param {any} generation @param {number} sequence @param {string} model @returns {Message} */
+function answerMessage(generation, sequence, model) {
+  return {
+    id: generation.message_id,
+    role: "assistant",
+    content: "",
+    status: "streaming",
+    tokens: 0,
+    is_incomplete: true,
+    created_at: new Date().toISOString(),
+    sequence_number: sequence,
+    model: generation.model ?? model,
+    generation_id: generation.id,
+  };
+}
