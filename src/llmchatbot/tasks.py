@@ -25,13 +25,12 @@ class Supervisor:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], *, name: str) -> None:
         task = asyncio.get_running_loop().create_task(coroutine, name=f"{self._name}:{name}")
         self._tasks.add(task)
         task.add_done_callback(self._forget)
-        return task
 
-    def keep(self, run: Callable[[], Awaitable[None]], *, name: str, pause: float = 1.0) -> asyncio.Task[Any]:
+    def keep(self, run: Callable[[], Awaitable[None]], *, name: str, pause: float = 1.0) -> None:
         """`pause` in seconds between a failure and the next start."""
 
         async def loop() -> None:
@@ -42,7 +41,7 @@ class Supervisor:
                     logger.exception("background loop %s failed; starting it again in %.1f s", name, pause)
                 await asyncio.sleep(pause)
 
-        return self.spawn(loop(), name=name)
+        self.spawn(loop(), name=name)
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -22,12 +22,19 @@ class Authenticator(Protocol):
         ...
 
 
+class RequestQuota(Protocol):
+    def check_request(self, principal: Principal) -> None:
+        """Raises RateLimited."""
+        ...
+
+
 class AuthenticationMiddleware:
     """Pure ASGI, below the router: it sees which route was matched and decides on that alone."""
 
-    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
+    def __init__(self, app: ASGIApp, authenticator: Authenticator, limits: RequestQuota | None = None) -> None:
         self._app = app
         self._authenticator = authenticator
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         query = scope.get("query_string", b"")
@@ -37,7 +44,9 @@ class AuthenticationMiddleware:
         if not options.get("public"):
             token = bearer_token(scope)
             if token is not None:
-                scope["user"] = await self._authenticator.authenticate(token)
+                principal = scope["user"] = await self._authenticator.authenticate(token)
+                if self._limits is not None:
+                    self._limits.check_request(principal)
             elif not (options.get("ticket") and b"ticket=" in query):
                 raise Unauthenticated
         await self._app(scope, receive, send)

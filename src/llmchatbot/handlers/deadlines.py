@@ -21,7 +21,7 @@ class DeadlineMiddleware:
         self._route_timeout = route_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_body = scope["method"] in {"POST", "PUT", "PATCH"}
+        has_body = scope.get("method") in {"POST", "PUT", "PATCH"}
         if scope["route_handler"].opt.get("stream"):
             await self._app(scope, self._bounded(receive) if has_body else receive, send)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+from llmchatbot.database.pool import retrying
 from llmchatbot.repositories.executor import Executor
 from llmchatbot.streaming.payloads import encode
 from llmchatbot.streaming.store import Ending, Finish, Row
@@ -32,13 +33,17 @@ WHERE g.id IS NULL OR NOT EXISTS (SELECT FROM nodes WHERE id = $1 AND fenced_at 
 
 # One statement, hence one round trip and one commit. The row of the generation is the lock and the fence. `gap` refuses
 # to end an answer whose log is not whole, which only a killed database server can cause: the writer stores it again.
+# Rows are locked in the order that everybody keeps, chat before generation before user, or deadlocks would come.
 _FINISH = """
-WITH gap AS (
+WITH locked AS MATERIALIZED (
+    SELECT c.id FROM chats c JOIN generations g ON g.chat_id = c.id WHERE g.id = $1 FOR NO KEY UPDATE OF c
+), gap AS (
     SELECT $3 <> (SELECT count(*) FROM generation_events WHERE generation_id = $1) AS found
 ), done AS (
     UPDATE generations SET status = $4, last_seq = $3, finish_reason = $5, error_code = $6, finished_at = now(),
            upstream = $7, model = $8
     WHERE id = $1 AND epoch = $2 AND status IN ('queued', 'running') AND NOT (SELECT found FROM gap)
+          AND EXISTS (SELECT FROM locked)
     RETURNING id, user_id, chat_id, message_id
 ), event AS (
     INSERT INTO generation_events (generation_id, seq, payload) SELECT id, $3, $9 FROM done
@@ -49,9 +54,9 @@ WITH gap AS (
     INSERT INTO usage (generation_id, user_id, model, day, input_tokens, output_tokens, estimated, cost)
     SELECT id, user_id, $8, (now() AT TIME ZONE 'UTC')::date, $13, $12, $14, $15 FROM done
 ), chat AS (
-    UPDATE chats SET updated_at = now() FROM done WHERE chats.id = done.chat_id
+    UPDATE chats SET updated_at = now() FROM done WHERE chats.id = done.chat_id RETURNING chats.user_id
 ), numbered AS (
-    UPDATE users SET last_event_seq = last_event_seq + 1 FROM done WHERE users.id = done.user_id
+    UPDATE users SET last_event_seq = last_event_seq + 1 FROM chat WHERE users.id = chat.user_id
     RETURNING users.id, last_event_seq
 ), feed AS (
     INSERT INTO user_events (user_id, seq, payload) SELECT id, last_event_seq, $16 FROM numbered
@@ -87,8 +92,8 @@ class PostgresAnswerLog:
         return {record["generation_id"] for record in records}
 
     async def finish(self, ending: Ending) -> Finish:
-        return Finish(
-            await self._endings.fetchval(
+        async def finish() -> str:
+            outcome: str = await self._endings.fetchval(
                 _FINISH,
                 ending.generation_id,
                 ending.epoch,
@@ -107,7 +112,9 @@ class PostgresAnswerLog:
                 ending.cost,
                 encode(ending.feed),
             )
-        )
+            return outcome
+
+        return Finish(await retrying(finish))
 
     async def read(self, generation_id: UUID, first: int, limit: int) -> list[tuple[int, str]]:
         return await read(self._endings, generation_id, first, limit)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+from llmchatbot.errors import NotFound
 from llmchatbot.repositories.executor import Executor
 
 # One statement: the row of the user is locked from here to the commit, so the numbers are dense and in commit order.
@@ -25,6 +26,34 @@ async def append(executor: Executor, user_id: UUID, *payloads: Mapping[str, Any]
     """Call it last in a transaction: it makes the person's other changes wait for the commit."""
     if payloads:
         await executor.execute(_APPEND, user_id, [_ascii(payload) for payload in payloads])
+
+
+async def bounds(executor: Executor, user_id: UUID) -> tuple[int, int]:
+    """Numbers of the first and the last event that can be read; a feed that is empty gets its first event."""
+    record = await executor.fetchrow(
+        "SELECT u.last_event_seq AS last, (SELECT min(seq) FROM user_events WHERE user_id = u.id) AS first "
+        "FROM users u WHERE u.id = $1",
+        user_id,
+    )
+    if record is None:
+        raise NotFound
+    if record["last"] < 0:
+        await append(executor, user_id, {"type": "start"})
+        return await bounds(executor, user_id)
+    last: int = record["last"]
+    return (record["first"] if record["first"] is not None else last + 1), last
+
+
+async def read(executor: Executor, user_id: UUID, after: int, limit: int) -> list[str]:
+    """Events behind number `after`, in order."""
+    records = await executor.fetch(
+        "SELECT payload FROM user_events WHERE user_id = $1 AND seq > $2 ORDER BY seq LIMIT $3", user_id, after, limit
+    )
+    return [record["payload"] for record in records]
+
+
+async def forget_old(executor: Executor, seconds: float) -> None:
+    await executor.execute("DELETE FROM user_events WHERE created_at < now() - make_interval(secs => $1)", seconds)
 
 
 def _ascii(payload: Mapping[str, Any]) -> str:

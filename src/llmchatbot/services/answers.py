@@ -107,6 +107,16 @@ class AnswerMaker:
         self._supervisor.spawn(self._run(job), name=f"answer {generation.id}")
         return tail
 
+    def end(self, generation: Generation, stored: list[str], status: Status, failure: ModelError | None) -> Tail:
+        """End an answer that was taken over and cannot go on; its text is kept."""
+        tail = self._tails.open(generation.id)
+        tail.extend(0, stored)
+        draft = Draft(tail, epoch=generation.epoch, next_seq=len(stored), text=payloads.text_of(stored))
+        job = self._jobs[generation.id] = Job(generation, draft)
+        job.stopping = status is Status.STOPPED
+        self._supervisor.spawn(self._run(job, failure, consume=False), name=f"end {generation.id}")
+        return tail
+
     def stop(self, generation_id: UUID) -> bool:
         """Close the upstream and keep the text; False when the answer is not made here."""
         job = self._jobs.get(generation_id)
@@ -141,10 +151,11 @@ class AnswerMaker:
             if job.consumer is not None:
                 job.consumer.cancel()
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: Job, failure: ModelError | None = None, *, consume: bool = True) -> None:
         generation_id = job.generation.id
         try:
-            failure = await self._consume_to_end(job)
+            if consume:
+                failure = await self._consume_to_end(job)
             if not (job.abandoned or job.draft.lost):
                 await self._finish(job, failure)
         finally:

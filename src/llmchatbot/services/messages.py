@@ -96,7 +96,8 @@ class MessageService:
     async def send(self, principal: Principal, chat_id: UUID, request: Send) -> Sent:
         """Raises NotFound, ChatArchived, ChatBusy, IdempotencyKeyReused, TooManyGenerations, UnknownModel, Draining."""
         fingerprint = _fingerprint(request)
-        key = f"derived:{fingerprint.hex()}:{principal.session_id}" if request.derive_key else request.key
+        # A key of the client is visible ASCII, so the space keeps derived ones apart.
+        key = f"derived {fingerprint.hex()}" if request.derive_key else request.key
 
         async def write(transaction: Connection, chat: ChatHead) -> Sent | _Plan:
             if key is not None:
@@ -162,10 +163,10 @@ class MessageService:
         if self._draining():
             raise Draining
         user_id = principal.user_id
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             async with self._database.transaction() as transaction:
-                await messages.lock_user(transaction, user_id)
                 chat = await messages.lock_chat(transaction, user_id, chat_id)
+                await messages.lock_user(transaction, user_id)
                 decided = await write(transaction, chat)
                 if isinstance(decided, Sent):
                     return decided
@@ -179,12 +180,10 @@ class MessageService:
                         known = KnownKey(remember[1], generation.id)
                         await idempotency.remember(transaction, user_id, chat_id, remember[0], known, _KEY_LIFETIME)
                     break
-            if not interrupt:
+            if not interrupt or attempt == _ATTEMPTS - 1:
                 raise _busy(running)
             # Outside of the transaction: a stop waits for the upstream to be closed.
             await self._generations.stop(user_id, running.id)
-        else:
-            raise _busy(running)
         self._maker.start(generation, events)
         await self._wakeups.publish(wakeups.USER_EVENT, str(user_id))
         return Sent(generation=generation, replayed=False)

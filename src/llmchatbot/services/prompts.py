@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 
 from llmchatbot.database.pool import Database
-from llmchatbot.llm.context import ContextBudget, choose
+from llmchatbot.llm.context import ContextMessage, choose_context, input_budget
 from llmchatbot.llm.events import Notice
 from llmchatbot.llm.gateway import GatewayRequest, ModelGateway, ModelInfo
 from llmchatbot.llm.port import Parameters, PromptMessage
+from llmchatbot.llm.tokens import TokenEstimator
 from llmchatbot.models.generations import Generation, Usage
 from llmchatbot.repositories import generations, messages
 
@@ -24,6 +25,7 @@ class PromptBuilder:
     def __init__(self, database: Database, gateway: ModelGateway, *, default_system_prompt: str = "") -> None:
         self._database = database
         self._gateway = gateway
+        self._estimator = TokenEstimator()
         self._default_system_prompt = default_system_prompt
 
     async def build(self, generation: Generation, *, prefix: str) -> tuple[GatewayRequest | None, list[Notice]]:
@@ -38,27 +40,27 @@ class PromptBuilder:
         history = [message for message in branch if message.content or message.id == generation.user_message_id]
         parameters = dict(generation.parameters)
         system_prompt = parameters.pop("system_prompt", None) or self._default_system_prompt
-        chosen = choose(
-            [PromptMessage(role=_role(message.role), content=message.content) for message in history],
+        chosen = choose_context(
+            [ContextMessage(id=str(message.id), role=_role(message.role), content=message.content) for message in history],
+            budget=input_budget(model.context_window, model.max_output_tokens, parameters.get("max_tokens")),
+            estimate=lambda text: self._estimator.of_text(model.name, text),
             system_prompt=system_prompt,
-            budget=ContextBudget.of(model, max_tokens=parameters.get("max_tokens")),
-            characters_per_token=self._gateway.characters_per_token(model.name),
+            prefix=prefix,
         )
-        kept, left_out = history[len(history) - len(chosen.messages) :], history[: len(history) - len(chosen.messages)]
         notices = []
-        if left_out:
+        if chosen.left_out:
             notices.append(
                 Notice(
                     code="context_trimmed",
-                    text=f"The {len(left_out)} oldest messages do not fit the model's context and were left out.",
-                    data={"left_out": len(left_out), "kept": len(kept)},
+                    text=f"The {len(chosen.left_out)} oldest messages do not fit the model's context and were left out.",
+                    data={"left_out": len(chosen.left_out), "kept": len(chosen.messages)},
                 )
             )
-        request = _request(generation, model, chosen.messages, parameters, system_prompt, prefix)
+        request = _request(generation, model, chosen.prompt_messages(), parameters, system_prompt, prefix)
         record = {
             "model": model.name,
-            "message_ids": [str(message.id) for message in kept],
-            "left_out_ids": [str(message.id) for message in left_out],
+            "message_ids": [message.id for message in chosen.messages],
+            "left_out_ids": list(chosen.left_out),
             "parameters": msgspec.to_builtins(request.parameters),
             "system_prompt": system_prompt,
             "prefix_characters": len(prefix),

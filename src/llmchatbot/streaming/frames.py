@@ -6,6 +6,7 @@ ASCII, `retry` only inside the first block, heartbeats as a comment line without
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from enum import StrEnum
 from uuid import UUID
@@ -48,8 +49,14 @@ class Format(StrEnum):
         """Stands before the first block of a stream; not a block of its own, which some decoders would deliver."""
         return b"retry: %d\n" % RETRY_MILLISECONDS if self is Format.SSE else b""
 
-    def farewell(self, stream_id: UUID | str, seq: int, retry_milliseconds: int) -> bytes:
-        """Sends a reader elsewhere: the same place, after a pause. Without data, so nothing is delivered."""
+    def farewell(self, stream_id: UUID | str, seq: int) -> bytes:
+        """Sends a reader elsewhere: the same place, after a pause that spreads the crowd (protocol §6).
+
+        It rides on a notice: a block with `retry` alone is an empty event to several decoders.
+        """
+        pause = random.randint(200, RETRY_MILLISECONDS)  # noqa: S311 # no secret
+        notice = f'{{"type":"notice","code":"reconnect","content":"Please reconnect.","retry":{pause}'
         if self is Format.NDJSON:
-            return b""
-        return b"retry: %d\nid: %b.%d\n\n" % (retry_milliseconds, str(stream_id).encode(), seq)
+            return f"{notice}}}\n".encode("ascii")
+        place = f"id: {stream_id}.{seq}\n" if seq >= 0 else ""
+        return f"retry: {pause}\n{place}data: {notice}}}\n\n".encode("ascii")

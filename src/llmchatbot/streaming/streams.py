@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 from uuid import UUID
@@ -109,7 +108,7 @@ class Stream:
                 await self._write(self._format.heartbeat)
             else:
                 await source.wait()
-        await self._write(self._format.farewell(self.source.stream_id, self.seq, random.randint(200, 1500)))  # noqa: S311 # spreads reconnects, no secret
+        await self._write(self._format.farewell(self.source.stream_id, self.seq))
 
     def _next_piece(self, source: Source) -> Sequence[str]:
         payloads = source.since(self.seq + 1, _EVENTS_PER_WRITE)

@@ -1,0 +1,107 @@
+"""The command line: serve · doctor · migrate · models · llm-service · bench · drill."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+
+from llmchatbot import __version__, config
+from llmchatbot.errors import DatabaseUnavailable, StartupError
+
+# Each command imports what it needs when it is called: `llmchatbot --help` should not load a web server.
+# ruff: noqa: PLC0415
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from llmchatbot import launcher, observability
+
+    settings = _settings(arguments)
+    observability.configure_logging(settings)
+    return launcher.run(settings, _say)
+
+
+def _worker(arguments: argparse.Namespace) -> int:
+    from llmchatbot import launcher, observability
+
+    settings = config.load()
+    observability.configure_logging(settings)
+    launcher.serve_as_worker(settings)
+    return 0
+
+
+def _migrate(arguments: argparse.Namespace) -> int:
+    from llmchatbot.database.address import Address
+    from llmchatbot.database.creation import prepare
+
+    settings = config.load()
+    if settings.database.embedded:
+        raise StartupError("The embedded database migrates itself at start. Set DB_HOST to migrate another one.")
+    asyncio.run(prepare(Address.of(settings.database)))
+    _say("The database is there and its schema is up to date.")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from llmchatbot import doctor
+
+    return asyncio.run(doctor.run(config.load()))
+
+
+def _settings(arguments: argparse.Namespace) -> config.Settings:
+    """What is said on the command line wins over the environment."""
+    import os
+
+    said = {
+        name: str(value)
+        for name, value in (
+            ("SERVER_WORKERS", arguments.workers),
+            ("SERVER_HOST", arguments.host),
+            ("SERVER_PORT", arguments.port),
+        )
+        if value is not None
+    }
+    os.environ.update(said)
+    return config.load()
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 # a person at a terminal
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="llmchatbot", description="A chat backend whose answers are never lost.")
+    parser.add_argument("--version", action="version", version=f"llmchatbot {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], help_: str | None) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help_) if help_ else commands.add_parser(name)
+        command.set_defaults(run=run)
+        return command
+
+    serve = add("serve", _serve, "start the backend, with its own PostgreSQL unless DB_HOST is set")
+    serve.add_argument("--workers", type=int, help="processes that share the port")
+    serve.add_argument("--host")
+    serve.add_argument("--port", type=int)
+    add("worker", _worker, None)
+    add("migrate", _migrate, "create and migrate the database of DB_HOST")
+    add("doctor", _doctor, "check settings and connections")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code; errors at start-up are one message, not a trace."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except (StartupError, DatabaseUnavailable) as error:
+        print(f"\nllmchatbot cannot start.\n{error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""The feed of a person, with the same frames and cursor rules as an answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Request, Response, get
+
+from llmchatbot.errors import Unavailable
+from llmchatbot.handlers.deadlines import STREAM
+from llmchatbot.handlers.stream_responses import StreamOpener, format_of, poll_seconds_of
+from llmchatbot.models.generations import Cursor
+from llmchatbot.models.principals import Principal
+from llmchatbot.services.feed import FeedService
+
+
+@get(
+    "/events",
+    opt=STREAM,
+    summary="What changes, on every device",
+    operation_id="streamEvents",
+    description=(
+        "`chat.created|updated|archived|deleted`, `generation.started|ended`, `session.revoked`. A `reset` means: read the "
+        "lists again."
+    ),
+)
+async def stream_events(
+    request: Request[Any, Any, Any],
+    principal: Principal,
+    feed_service: FeedService,
+    stream_opener: StreamOpener,
+    last_event_id: str | None = None,
+    wait: float | None = None,
+) -> Response[bytes]:
+    format = format_of(request)
+    poll_seconds = poll_seconds_of(wait)
+    resume = request.headers.get("last-event-id") or last_event_id
+    cursor = Cursor.parse(resume) if resume else None
+    try:
+        reading = await feed_service.open(principal.user_id, cursor)
+    except Unavailable:
+        if resume is None:
+            raise
+        return stream_opener.go_elsewhere(format, resume)
+    return stream_opener.respond(
+        reading.source,
+        seq=reading.seq,
+        format=format,
+        session_id=principal.session_id,
+        poll_seconds=poll_seconds,
+        on_closed=lambda: feed_service.close(reading.source),
+    )
+
+
+ROUTES = (stream_events,)

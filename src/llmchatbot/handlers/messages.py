@@ -1,0 +1,286 @@
+"""Sending: the POST form, the GET form that the first web client uses, and the two ways to try again."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+from litestar import Request, Response, get, post
+
+from llmchatbot.errors import FieldError, Forbidden, InvalidInput, MethodNotAllowed, NotFound
+from llmchatbot.handlers.deadlines import STREAM
+from llmchatbot.handlers.generations import read_stream
+from llmchatbot.handlers.inputs import Input, require_storable
+from llmchatbot.handlers.stream_responses import StreamOpener, format_of, poll_seconds_of
+from llmchatbot.models.chats import ChatParameters
+from llmchatbot.models.generations import Cursor
+from llmchatbot.models.principals import Principal
+from llmchatbot.services.generations import GenerationService
+from llmchatbot.services.messages import MessageService, Send, Sent
+from llmchatbot.services.request_limits import RequestLimits
+from llmchatbot.streaming.frames import Format
+
+LONGEST_MESSAGE = 32_000
+# An address has room for less, and proxies cut it.
+LONGEST_MESSAGE_IN_URL = 2_000
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+# What a person's click, a prefetch or an <img> sends; a program that means it does not (protocol §2.5).
+_FOREIGN_MODES = {"navigate", "no-cors"}
+
+IfBusy = Annotated[str, msgspec.Meta(pattern="^(reject|interrupt)$")]
+
+
+class SendMessage(Input, frozen=True, kw_only=True):
+    content: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_MESSAGE)]
+    model: Annotated[str, msgspec.Meta(max_length=255)] | None = None
+    parent_id: UUID | None | msgspec.UnsetType = msgspec.UNSET
+    parameters: ChatParameters | None = None
+    request_id: str | None = None
+    if_busy: IfBusy = "reject"
+
+
+class Again(Input, frozen=True, kw_only=True):
+    model: Annotated[str, msgspec.Meta(max_length=255)] | None = None
+
+
+class MessageRef(msgspec.Struct, kw_only=True, frozen=True):
+    id: UUID
+    role: str
+    content: str
+
+
+class GenerationRef(msgspec.Struct, kw_only=True, frozen=True):
+    id: UUID
+    status: str
+    message_id: UUID
+    user_message_id: UUID
+    chat_id: UUID
+    model: str
+
+
+class SentBody(msgspec.Struct, kw_only=True, frozen=True):
+    """What was made: the question as it is stored, the answer's generation, and where to read it."""
+
+    message: MessageRef
+    generation: GenerationRef
+    stream_url: str
+
+
+@post(
+    "/chats/{chat_id:uuid}/messages",
+    opt=STREAM,
+    summary="Send a message",
+    operation_id="sendMessage",
+    description="With `Accept: text/event-stream` or `application/x-ndjson` the answer streams at once.",
+)
+async def send_message(
+    request: Request[Any, Any, Any],
+    chat_id: UUID,
+    data: SendMessage,
+    principal: Principal,
+    message_service: MessageService,
+    generation_service: GenerationService,
+    stream_opener: StreamOpener,
+    request_limits: RequestLimits,
+) -> Response[SentBody] | Response[bytes]:
+    key = idempotency_key(request.headers.get("idempotency-key"), data.request_id)
+    request_limits.check_message(principal)
+    parameters = msgspec.to_builtins(data.parameters) if data.parameters is not None else {}
+    sent = await message_service.send(
+        principal,
+        chat_id,
+        Send(
+            content=data.content,
+            model=data.model,
+            parent_id=data.parent_id,
+            parameters={name: value for name, value in parameters.items() if value is not None},
+            key=key,
+            interrupt=data.if_busy == "interrupt",
+        ),
+    )
+    return await _answer(request, sent, data.content, principal, generation_service, stream_opener)
+
+
+@post(
+    "/chats/{chat_id:uuid}/messages/{message_id:uuid}/continue",
+    opt=STREAM,
+    summary="Go on with an answer that broke off",
+    operation_id="continueMessage",
+    description="Makes a sibling of the answer that begins with the text that was kept.",
+)
+async def continue_message(
+    request: Request[Any, Any, Any],
+    chat_id: UUID,
+    message_id: UUID,
+    principal: Principal,
+    message_service: MessageService,
+    generation_service: GenerationService,
+    stream_opener: StreamOpener,
+    request_limits: RequestLimits,
+    data: Again | None = None,
+) -> Response[SentBody] | Response[bytes]:
+    request_limits.check_message(principal)
+    model = data.model if data is not None else None
+    sent = await message_service.regenerate(principal, chat_id, message_id, model=model, go_on=True)
+    return await _answer(request, sent, None, principal, generation_service, stream_opener)
+
+
+@post(
+    "/chats/{chat_id:uuid}/messages/{message_id:uuid}/regenerate",
+    opt=STREAM,
+    summary="Another answer to the same question",
+    operation_id="regenerateMessage",
+    description="Makes a sibling of the answer; the chat's current branch moves to it.",
+)
+async def regenerate_message(
+    request: Request[Any, Any, Any],
+    chat_id: UUID,
+    message_id: UUID,
+    principal: Principal,
+    message_service: MessageService,
+    generation_service: GenerationService,
+    stream_opener: StreamOpener,
+    request_limits: RequestLimits,
+    data: Again | None = None,
+) -> Response[SentBody] | Response[bytes]:
+    request_limits.check_message(principal)
+    model = data.model if data is not None else None
+    sent = await message_service.regenerate(principal, chat_id, message_id, model=model)
+    return await _answer(request, sent, None, principal, generation_service, stream_opener)
+
+
+@get(
+    "/stream/chat/{chat_id:uuid}",
+    opt=STREAM,
+    summary="Send a message by GET and stream its answer",
+    operation_id="streamChat",
+    description=(
+        "For clients of the first backend. With `Last-Event-ID` (or `last_event_id`) it only resumes and creates nothing. "
+        "Prefer POST: the text of a message does not belong in an address."
+    ),
+)
+async def stream_chat(
+    request: Request[Any, Any, Any],
+    chat_id: UUID,
+    principal: Principal,
+    message_service: MessageService,
+    generation_service: GenerationService,
+    stream_opener: StreamOpener,
+    request_limits: RequestLimits,
+    get_streams_enabled: bool,
+    message: str | None = None,
+    request_id: str | None = None,
+    last_event_id: str | None = None,
+    if_busy: IfBusy | None = None,
+    wait: float | None = None,
+) -> Response[bytes]:
+    if not get_streams_enabled:
+        raise MethodNotAllowed("Sending by GET is turned off here; POST to /api/v1/chats/{id}/messages.")
+    refuse_foreign_fetch(request)
+    resume = request.headers.get("last-event-id") or last_event_id
+    if resume:
+        cursor = Cursor.parse(resume)
+        generation = await generation_service.get_owned(principal.user_id, cursor.generation_id)
+        if generation.chat_id != chat_id:
+            raise NotFound
+        return await read_stream(request, generation.id, resume, wait, principal, generation_service, stream_opener)
+    content = _message_in_url(message)
+    key = idempotency_key(request.headers.get("idempotency-key"), request_id)
+    request_limits.check_message(principal)
+    interrupt = if_busy == "interrupt" or (if_busy is None and key is None)
+    sent = await message_service.send(
+        principal, chat_id, Send(content=content, key=key, derive_key=key is None, interrupt=interrupt)
+    )
+    return await _stream(request, sent, wait, principal, generation_service, stream_opener)
+
+
+async def _answer(
+    request: Request[Any, Any, Any],
+    sent: Sent,
+    content: str | None,
+    principal: Principal,
+    generation_service: GenerationService,
+    stream_opener: StreamOpener,
+) -> Response[SentBody] | Response[bytes]:
+    accepted = request.headers.get("accept", "").lower()
+    if Format.SSE in accepted or Format.NDJSON in accepted:
+        return await _stream(request, sent, None, principal, generation_service, stream_opener)
+    generation = sent.generation
+    if content is None:
+        content = await generation_service.question(generation)
+    body = SentBody(
+        message=MessageRef(id=generation.user_message_id, role="user", content=content),
+        generation=GenerationRef(
+            id=generation.id,
+            status=generation.status.value,
+            message_id=generation.message_id,
+            user_message_id=generation.user_message_id,
+            chat_id=generation.chat_id,
+            model=generation.model,
+        ),
+        stream_url=f"/api/v1/generations/{generation.id}/stream",
+    )
+    return Response(body, status_code=201, headers=_sent_headers(sent))
+
+
+async def _stream(
+    request: Request[Any, Any, Any],
+    sent: Sent,
+    wait: float | None,
+    principal: Principal,
+    generation_service: GenerationService,
+    stream_opener: StreamOpener,
+) -> Response[bytes]:
+    generation = sent.generation
+    reading = await generation_service.read(principal.user_id, generation.id, None)
+    return stream_opener.respond(
+        reading.source,
+        seq=reading.seq,
+        format=format_of(request),
+        session_id=principal.session_id,
+        poll_seconds=poll_seconds_of(wait),
+        headers=_sent_headers(sent),
+        on_delivered=lambda: generation_service.mark_delivered(generation.id),
+    )
+
+
+def _sent_headers(sent: Sent) -> dict[str, str]:
+    headers = {"X-Generation-Id": str(sent.generation.id), "Cache-Control": "no-store"}
+    if sent.replayed and sent.generation.status.terminal:
+        headers["Idempotency-Replayed"] = "true"
+    return headers
+
+
+def idempotency_key(header: str | None, field: str | None) -> str | None:
+    """Raises InvalidInput unless it is 1–255 visible ASCII characters; the header wins."""
+    key = header if header is not None else field
+    if key is not None and not _KEY.fullmatch(key):
+        raise InvalidInput(
+            "An idempotency key is 1 to 255 visible ASCII characters.",
+            errors=[FieldError("request_id", "must be 1 to 255 visible ASCII characters")],
+        )
+    return key
+
+
+def refuse_foreign_fetch(request: Request[Any, Any, Any]) -> None:
+    """Raises Forbidden: a link, an image or a prefetch must not send messages."""
+    headers = request.headers
+    if headers.get("sec-fetch-mode") in _FOREIGN_MODES or "prefetch" in headers.get("sec-purpose", ""):
+        raise Forbidden("This address sends a message; it cannot be opened as a page, an image or ahead of time.")
+
+
+def _message_in_url(message: str | None) -> str:
+    if not message:
+        raise InvalidInput("'message' is missing.", errors=[FieldError("message", "is required")])
+    if len(message) > LONGEST_MESSAGE_IN_URL:
+        raise InvalidInput(
+            f"'message' is longer than {LONGEST_MESSAGE_IN_URL} characters; POST it.",
+            errors=[FieldError("message", f"must have at most {LONGEST_MESSAGE_IN_URL} characters")],
+        )
+    return require_storable("message", message)
+
+
+
+ROUTES = (send_message, continue_message, regenerate_message, stream_chat)

@@ -1,0 +1,126 @@
+"""Streams as raw ASGI responses: no wrapper between a frame and the socket, every limit of the protocol in one place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+from litestar import Request, Response
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from llmchatbot.clock import Clock
+from llmchatbot.errors import InvalidInput, NotAcceptable
+from llmchatbot.streaming.frames import Format
+from llmchatbot.streaming.streams import OpenStreams, Source, Stream
+
+_LONGEST_POLL = 60.0
+_HEADERS = (
+    (b"cache-control", b"no-store, no-transform"),
+    (b"x-accel-buffering", b"no"),
+    (b"x-content-type-options", b"nosniff"),
+)
+
+
+class StreamResponse(Response[bytes]):
+    """Litestar asks a response for its ASGI application; this one is the stream itself."""
+
+    def __init__(self, application: ASGIApp) -> None:
+        super().__init__(content=b"")
+        self._application = application
+
+    def to_asgi_response(self, *args: Any, **kwargs: Any) -> Any:
+        return self._application
+
+
+class StreamOpener:
+    """Makes stream responses out of sources; knows all that are open."""
+
+    def __init__(self, streams: OpenStreams, clock: Clock) -> None:
+        self._streams = streams
+        self._clock = clock
+
+    def respond(
+        self,
+        source: Source,
+        *,
+        seq: int,
+        format: Format,
+        session_id: UUID | None,
+        poll_seconds: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        on_delivered: Callable[[], Awaitable[None]] | None = None,
+        on_closed: Callable[[], None] | None = None,
+    ) -> Response[bytes]:
+        """`on_delivered` is awaited after the last event of an ended source was written."""
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            async def write(data: bytes, more: bool) -> None:
+                await send({"type": "http.response.body", "body": data, "more_body": more})
+
+            await send(_start(format, headers))
+            stream = Stream(source, seq=seq, format=format, send=write, session_id=session_id, clock=self._clock)
+            self._streams.add(stream)
+            try:
+                await stream.run(opening=format.opening(), poll_seconds=poll_seconds)
+                await write(b"", False)
+                if stream.delivered_end and on_delivered is not None:
+                    await on_delivered()
+            except asyncio.CancelledError:
+                # Our own ticker (a reader that takes nothing, a device that was logged out): close without a word.
+                await write(b"", False)
+            finally:
+                self._streams.remove(stream)
+                if on_closed is not None:
+                    on_closed()
+
+        return StreamResponse(application)
+
+    def go_elsewhere(self, format: Format, last_event_id: str) -> Response[bytes]:
+        """Trouble that will pass, told to a reader that comes back: 200, a pause, the same place.
+
+        Chromium's EventSource gives up for ever on 429, 502, 503 and 204 (protocol §6).
+        """
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            await send(_start(format, None))
+            identifier, _, number = last_event_id.rpartition(".")
+            body = format.farewell(identifier, int(number))
+            await send({"type": "http.response.body", "body": body, "more_body": False})
+
+        return StreamResponse(application)
+
+
+def _start(format: Format, headers: Mapping[str, str] | None) -> Any:
+    extra = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+    return {
+        "type": "http.response.start",
+        "status": 200,
+        "headers": [(b"content-type", format.content_type), *_HEADERS, *extra],
+    }
+
+
+def format_of(request: Request[Any, Any, Any], *, default: Format = Format.SSE) -> Format:
+    """Which of the two a client asks for. Raises NotAcceptable when it takes neither."""
+    accepted = request.headers.get("accept", "")
+    if not accepted:
+        return default
+    kinds = [part.partition(";")[0].strip().lower() for part in accepted.split(",")]
+    for kind in kinds:
+        if kind == Format.NDJSON:
+            return Format.NDJSON
+        if kind in {Format.SSE, "text/*"}:
+            return Format.SSE
+    if "*/*" in kinds:
+        return default
+    raise NotAcceptable("This address streams: accept text/event-stream or application/x-ndjson.")
+
+
+def poll_seconds_of(wait: float | None) -> float | None:
+    """`?wait=20`: answer as soon as there is something, at the latest after so many seconds. Raises InvalidInput."""
+    if wait is None:
+        return None
+    if not 0 <= wait <= _LONGEST_POLL:
+        raise InvalidInput(f"'wait' lies between 0 and {_LONGEST_POLL:.0f} seconds.")
+    return wait

@@ -1,0 +1,174 @@
+"""`llmchatbot serve`: secrets, the embedded database, the socket, and one or several serving processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from llmchatbot.config import Settings
+from llmchatbot.database.address import Address
+from llmchatbot.database.embedded import EmbeddedPostgres
+from llmchatbot.errors import StartupError
+from llmchatbot.wiring import with_secret
+
+logger = logging.getLogger(__name__)
+
+# What a worker process is told by its parent.
+_ADDRESS_VARIABLE = "LLMCHATBOT_WORKER_ADDRESS"
+_SOCKET_VARIABLE = "LLMCHATBOT_WORKER_SOCKET"
+_RESTART_PAUSE = 1.0
+# Connections beside the pools: writers, listeners, the doctor.
+_SPARE_CONNECTIONS = 20
+
+Say = Callable[[str], None]
+
+
+def load_or_make_secret(settings: Settings) -> Settings:
+    """A secret that was not set is made once and kept in the data directory, readable by its owner alone.
+
+    Raises StartupError when the directory cannot be written.
+    """
+    if settings.auth.jwt_secret:
+        return settings
+    path = settings.server.data_dir / "jwt_secret"
+    try:
+        path.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return with_secret(settings, path.read_text(encoding="ascii").strip())
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32))
+    except OSError as error:
+        raise StartupError(
+            f"The secret cannot be kept in {path}: {error.strerror}. Set JWT_SECRET, or DATA_DIR to a folder you may write."
+        ) from error
+    return with_secret(settings, path.read_text(encoding="ascii").strip())
+
+
+def run(settings: Settings, say: Say) -> int:
+    """Serve until a signal. Raises StartupError; returns the exit code."""
+    from llmchatbot.serving import bind  # noqa: PLC0415 # the web server is not loaded for the other commands
+
+    settings = load_or_make_secret(settings)
+    bound = bind(settings.server.host, settings.server.port)
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        stack.callback(bound.close)
+        address = Address.of(settings.database)
+        if settings.database.embedded:
+            address = _start_embedded(settings, stack, say)
+        if settings.server.workers == 1:
+            serve_here(settings, address, bound, on_ready=lambda: say(_greeting(settings, time.monotonic() - began)))
+            return 0
+        return _run_workers(settings, address, bound, say)
+
+
+def _start_embedded(settings: Settings, stack: contextlib.ExitStack, say: Say) -> Address:
+    connections = settings.server.workers * settings.database.max_connections + _SPARE_CONNECTIONS
+    embedded = EmbeddedPostgres(
+        settings.server.data_dir,
+        bin_dir=settings.database.bin_dir,
+        max_connections=connections,
+        database=settings.database.name,
+        progress=say,
+    )
+    address = embedded.start_blocking()
+    stack.callback(embedded.stop_blocking)
+    return address
+
+
+def serve_here(
+    settings: Settings, address: Address, bound: socket.socket, *, on_ready: Callable[[], None] = lambda: None
+) -> None:
+    """One serving process: this one."""
+    import uvloop  # noqa: PLC0415 # only where a loop is run
+
+    from llmchatbot.serving import serve  # noqa: PLC0415
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings, address, bound, environment=os.environ, on_ready=on_ready))
+
+
+def serve_as_worker(settings: Settings) -> None:
+    """The entry of a worker: its parent has bound the socket and started the database."""
+    address = msgspec.json.decode(os.environ[_ADDRESS_VARIABLE], type=Address)
+    bound = socket.socket(fileno=int(os.environ[_SOCKET_VARIABLE]))
+    serve_here(settings, address, bound)
+
+
+def _run_workers(settings: Settings, address: Address, bound: socket.socket, say: Say) -> int:
+    """Keep N workers until a signal; one that dies is started again, its answers are taken over by the others."""
+    stopping = threading.Event()
+
+    def stop(signal_number: int, frame: object) -> None:
+        stopping.set()
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                worker.send_signal(signal.SIGTERM)
+
+    workers: list[subprocess.Popen[bytes]] = []
+    workers.extend(_start_worker(settings, address, bound) for _ in range(settings.server.workers))
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    say(_greeting(settings, None))
+    while not stopping.wait(0.2):
+        for index, worker in enumerate(workers):
+            if worker.poll() is not None and not stopping.wait(_RESTART_PAUSE):
+                logger.error("worker %s ended with code %s; starting another", worker.pid, worker.returncode)
+                workers[index] = _start_worker(settings, address, bound)
+    return max(abs(worker.wait()) for worker in workers)
+
+
+def _start_worker(settings: Settings, address: Address, bound: socket.socket) -> subprocess.Popen[bytes]:
+    bound.set_inheritable(True)
+    environment = {
+        **os.environ,
+        "JWT_SECRET": settings.auth.jwt_secret,
+        _ADDRESS_VARIABLE: msgspec.json.encode(address).decode(),
+        _SOCKET_VARIABLE: str(bound.fileno()),
+    }
+    # A session of its own: Ctrl-C reaches the parent alone, which ends workers first and the database last.
+    return subprocess.Popen(
+        [sys.executable, "-m", "llmchatbot", "worker"],
+        env=environment,
+        pass_fds=(bound.fileno(),),
+        start_new_session=True,
+    )
+
+
+def _greeting(settings: Settings, seconds: float | None) -> str:
+    host = settings.server.host if settings.server.host not in {"0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104
+    base = settings.server.public_url or f"http://{host}:{settings.server.port}"
+    took = f" after {seconds:.1f} s" if seconds is not None else ""
+    data = Path(settings.server.data_dir).absolute()
+    return f"""
+llmchatbot is ready{took}.
+
+  Page    {base}/
+  API     {base}/api/v1
+  Docs    {base}/docs
+  Health  {base}/health
+  Data    {data}
+
+Try it (paste all lines):
+
+  TOKEN=$(curl -s -X POST {base}/api/v1/auth/guest | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')
+  CHAT=$(curl -s -X POST {base}/api/v1/chats -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -d '{{}}' | sed 's/.*"id":"\\([^"]*\\)".*/\\1/')
+  curl -N -X POST {base}/api/v1/chats/$CHAT/messages -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -H 'Accept: text/event-stream' -d '{{"content":"What can you do?"}}'
+
+Stop with Ctrl-C.
+"""

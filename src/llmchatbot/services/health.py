@@ -1,0 +1,61 @@
+"""Whether this process lives, and whether it should be sent requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from llmchatbot.database import migrations
+from llmchatbot.database.pool import Database
+from llmchatbot.errors import DatabaseUnavailable
+from llmchatbot.llm.gateway import ModelGateway
+from llmchatbot.streaming.wakeups_postgres import PostgresWakeUps
+
+State = Literal["ok", "degraded", "failed"]
+_MODEL_SECONDS = 3.0
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """`failed` parts make the whole not ready; `degraded` ones only say so."""
+
+    ready: bool
+    parts: dict[str, State]
+
+
+class HealthService:
+    def __init__(
+        self, *, database: Database, gateway: ModelGateway, draining: Callable[[], bool], wakeups: PostgresWakeUps
+    ) -> None:
+        self._database = database
+        self._gateway = gateway
+        self._draining = draining
+        self._wakeups = wakeups
+
+    async def readiness(self) -> Readiness:
+        """PostgreSQL, its schema and draining decide; models and wake-ups are only told."""
+        parts: dict[str, State] = {}
+        parts["database"], parts["schema"] = await self._database_state()
+        parts["draining"] = "failed" if self._draining() else "ok"
+        parts["wakeups"] = "ok" if self._wakeups.listening.is_set() else "degraded"
+        parts["model"] = await self._model_state()
+        return Readiness(ready="failed" not in parts.values(), parts=parts)
+
+    async def _database_state(self) -> tuple[State, State]:
+        try:
+            async with self._database.acquire() as connection:
+                current, expected = await migrations.schema_state(connection)
+        except DatabaseUnavailable:
+            return "failed", "failed"
+        return "ok", "ok" if current == expected else "failed"
+
+    async def _model_state(self) -> State:
+        """`degraded` when the default model does not answer: chats can still be read."""
+        try:
+            async with asyncio.timeout(_MODEL_SECONDS):
+                health = await self._gateway.health()
+        except TimeoutError:
+            return "degraded"
+        return "ok" if health.get(self._gateway.default_model(), False) else "degraded"

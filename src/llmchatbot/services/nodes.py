@@ -1,0 +1,134 @@
+"""This process as a node: its lease, and taking over the answers of nodes that fell silent (protocol §6).
+
+A node that was fenced while it slept loses its answers, tells nobody, and registers again under a new id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from uuid import UUID
+
+from llmchatbot.config import StreamSettings
+from llmchatbot.database.pool import Database
+from llmchatbot.errors import DatabaseUnavailable, ModelInterrupted
+from llmchatbot.ids import new_id
+from llmchatbot.llm.gateway import ModelGateway
+from llmchatbot.models.generations import Generation, Status
+from llmchatbot.repositories import answer_log, generations, nodes
+from llmchatbot.services.answers import AnswerMaker
+from llmchatbot.streaming import payloads, wakeups
+from llmchatbot.streaming.followers import Followers
+from llmchatbot.streaming.wakeups import WakeUps
+
+logger = logging.getLogger(__name__)
+
+_CLAIM_LIMIT = 16
+_TICK_SECONDS = 1.0
+_READ_LIMIT = 100_000
+
+
+class NodeService:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        gateway: ModelGateway,
+        wakeups: WakeUps,
+        settings: StreamSettings,
+        name: str,
+    ) -> None:
+        self._database = database
+        self._gateway = gateway
+        self._wakeups = wakeups
+        self._settings = settings
+        self._name = name
+        self._registered = False
+        self._renewed = 0.0
+        self.id: UUID = new_id()
+        self.draining = False
+
+    def use(self, maker: AnswerMaker, followers: Followers) -> None:
+        """The two that need this node's id themselves."""
+        self._maker = maker
+        self._followers = followers
+
+    def start(self) -> None:
+        self._wakeups.subscribe(wakeups.STOP, self._on_stop)
+
+    def _on_stop(self, payload: str) -> None:
+        self._maker.stop(UUID(payload))
+
+    async def register(self) -> None:
+        """Raises DatabaseUnavailable."""
+        await nodes.register(self._database, self.id, self._name, self._settings.lease)
+        self._registered = True
+        self._renewed = asyncio.get_running_loop().time()
+
+    async def run(self) -> None:
+        """Once a second: stops that were asked for, orphans; every three seconds the lease."""
+        while True:
+            try:
+                await self.tick()
+            except DatabaseUnavailable:
+                logger.info("node %s could not renew its lease: the database is away", self.id)
+            await asyncio.sleep(_TICK_SECONDS)
+
+    async def tick(self) -> None:
+        if not self._registered:
+            await self.register()
+        now = asyncio.get_running_loop().time()
+        if now - self._renewed >= self._settings.lease_renewal - _TICK_SECONDS / 2:
+            if not await nodes.renew(self._database, self.id, self._settings.lease):
+                await self._begin_again()
+            self._renewed = now
+        for generation_id in await generations.stop_requests(self._database, self.id):
+            self._maker.stop(generation_id)
+        if not self.draining:
+            await nodes.fence_expired(self._database)
+            await self._take_over()
+
+    async def _begin_again(self) -> None:
+        lost = self._maker.generation_ids
+        logger.warning("node %s was fenced while it was silent; %d answers are others' now", self.id, len(lost))
+        await self._maker.abandon(lost)
+        self.id = new_id()
+        await self.register()
+
+    async def _take_over(self) -> None:
+        for generation in await generations.claim_orphans(self._database, self.id, _CLAIM_LIMIT):
+            if self._maker.makes(generation.id):
+                # Ours under an older epoch: nodes are claimed from only after they were fenced, so this one is lost.
+                await self._maker.abandon([generation.id])
+            await self._adopt(generation)
+
+    async def _adopt(self, generation: Generation) -> None:
+        """Run it again, go on from its text, or end it as interrupted: what §6 of the protocol says."""
+        stored = [text for _, text in await answer_log.read(self._database, generation.id, 0, _READ_LIMIT)]
+        self._followers.release(generation.id)
+        if stored and payloads.is_terminal(stored[-1]):
+            logger.error("generation %s has a terminal event and is not terminal", generation.id)
+        if generation.stop_requested_at is not None:
+            self._maker.end(generation, stored, Status.STOPPED, None)
+        elif self._may_go_on(generation, stored):
+            logger.info("node %s goes on with generation %s after %d events", self.id, generation.id, len(stored))
+            self._maker.start(generation, stored)
+        else:
+            self._maker.end(generation, stored, Status.INTERRUPTED, ModelInterrupted())
+
+    def _may_go_on(self, generation: Generation, stored: list[str]) -> bool:
+        begun = payloads.text_of(stored)
+        if begun == generation.prefix and not any(payloads.shows_something(text) for text in stored[1:] if not begun):
+            # Nothing but what the person asked to go on from was shown.
+            return True
+        known = {model.name: model for model in self._gateway.describe()}
+        model = known.get(generation.model)
+        return model is not None and model.continues_prefix
+
+    async def hand_over(self) -> None:
+        """At the end of a drain: store what is pending, give up what is unfinished, fence ourselves."""
+        unfinished = self._maker.generation_ids
+        if unfinished:
+            logger.info("handing over %d answers", len(unfinished))
+            await self._maker.abandon(unfinished)
+        await nodes.fence(self._database, self.id)

@@ -1,0 +1,146 @@
+"""One serving process: granian inside our own event loop, and a drain of our own on SIGTERM.
+
+granian waits for open streams for ever, so it is only stopped after readers were sent away and answers have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+from granian._granian import SocketHolder
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.server.embed import Server
+
+from llmchatbot.config import Settings
+from llmchatbot.database.address import Address
+from llmchatbot.database.creation import prepare, wait_and_prepare
+from llmchatbot.errors import DatabaseUnavailable, StartupError
+from llmchatbot.main import create_app
+from llmchatbot.wiring import open_backend
+
+logger = logging.getLogger(__name__)
+
+# granian's defaults queue streams beyond 128.
+_BACKLOG = 4096
+_OPEN_REQUESTS = 20_000
+# The longest head of a request (protocol §8).
+_HEAD_BYTES = 16 * 1024
+_STOP_SECONDS = 2.0
+
+
+class _SocketServer(Server):
+    """granian's embedded server on a socket that is bound already, so that a busy port is our own clear message."""
+
+    def __init__(self, target: Any, bound: socket.socket, header_timeout: float) -> None:
+        host, port = bound.getsockname()[:2]
+        super().__init__(
+            target,
+            address=host,
+            port=port,
+            interface=Interfaces.ASGINL,
+            http=HTTPModes.http1,
+            websockets=False,
+            backlog=_BACKLOG,
+            backpressure=_OPEN_REQUESTS,
+            http1_settings=HTTP1Settings(
+                header_read_timeout=round(header_timeout * 1000), max_buffer_size=_HEAD_BYTES, pipeline_flush=False
+            ),
+            log_enabled=False,
+        )
+        self._bound = bound
+
+    def _init_shared_socket(self) -> None:
+        descriptor: Any = self._bound.fileno()
+        self._shd: Any = SocketHolder(*(descriptor, False, _BACKLOG))
+        self._sfd = descriptor
+        self._ssp = None
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Raises StartupError when the port is taken or the address is not ours."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(_BACKLOG)
+        bound.setblocking(False)
+    except PermissionError as error:
+        raise StartupError(
+            f"Port {port} may not be opened by this user. Set SERVER_PORT to a port above 1023."
+        ) from error
+    except OSError as error:
+        raise StartupError(
+            f"Port {port} on {host} cannot be opened: {error.strerror or error}.\n"
+            f"Is another server running? Stop it, or choose another port: SERVER_PORT={port + 1}"
+        ) from error
+    return bound
+
+
+async def serve(
+    settings: Settings,
+    address: Address,
+    bound: socket.socket,
+    *,
+    environment: Mapping[str, str] | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, drain, return. Raises StartupError when the database refuses for good."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stopping.set)
+    async with AsyncExitStack() as stack:
+        preparing = await _prepare_or_wait(address, stack)
+        backend = await open_backend(settings, address, stack, environment=environment)
+        server = _SocketServer(create_app(backend), bound, settings.server.idle_timeout)
+        serving = asyncio.create_task(server.serve(), name="granian")
+        on_ready()
+        try:
+            await _until_told_to_stop(stopping, serving, preparing)
+            for signal_number in (signal.SIGTERM, signal.SIGINT):
+                # A second signal means: at once.
+                loop.add_signal_handler(signal_number, os._exit, 130)
+            await backend.drain()
+        finally:
+            server.stop()  # type: ignore[no-untyped-call]
+            with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+                await asyncio.wait_for(serving, _STOP_SECONDS)
+
+
+async def _prepare_or_wait(address: Address, stack: AsyncExitStack) -> asyncio.Task[None] | None:
+    """The schema; without a database the process starts all the same and becomes ready when there is one."""
+    try:
+        await prepare(address)
+    except DatabaseUnavailable as error:
+        logger.warning("%s Starting without it; /health/ready answers 503 until it is there.", error)
+        waiting = asyncio.create_task(wait_and_prepare(address), name="wait for the database")
+        stack.callback(waiting.cancel)
+        return waiting
+    return None
+
+
+async def _until_told_to_stop(
+    stopping: asyncio.Event, serving: asyncio.Task[None], preparing: asyncio.Task[None] | None
+) -> None:
+    """Raises what ended the server or the wait for the database before anybody asked for it."""
+    told = asyncio.create_task(stopping.wait(), name="signal")
+    watched: set[asyncio.Task[Any]] = {told, serving, *([preparing] if preparing is not None else [])}
+    while True:
+        done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        if told in done:
+            return
+        for task in done:
+            task.result()
+        if serving in done:
+            raise StartupError("The web server ended by itself; see the log above.")
+        watched -= done
