@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import shutil
 import socket
@@ -14,8 +13,6 @@ from pathlib import Path
 
 from llmchatbot.database.binaries import Binaries, Identity
 from llmchatbot.errors import StartupError
-
-logger = logging.getLogger(__name__)
 
 ROLE = "chat_app_user"
 PORT = 5432  # of a Unix socket: a part of its name only
@@ -84,29 +81,34 @@ def socket_folder(cluster: Path, owner: int) -> Path:
     return folder
 
 
+def socket_of(cluster: Path) -> tuple[str, int] | None:
+    """Folder and port of the socket on which a server of `cluster` answers right now."""
+    try:
+        lines = (cluster / "postmaster.pid").read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    if len(lines) < 5 or not lines[4]:
+        return None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        try:
+            client.connect(f"{lines[4]}/.s.PGSQL.{lines[3]}")
+        except OSError:
+            return None
+    return lines[4], int(lines[3])
+
+
 def discard_stale_pid_file(cluster: Path) -> None:
     """For the holder of the lock only: then no server of ours runs, whatever the file says.
 
     After a reboot, or in a container, the process id in it may be a stranger's, and PostgreSQL would refuse to start.
     Raises StartupError when a server that somebody started by hand answers on the socket that the file names.
     """
-    pid_file = cluster / "postmaster.pid"
-    try:
-        lines = pid_file.read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return
-    if len(lines) > 4 and lines[4]:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            try:
-                client.connect(f"{lines[4]}/.s.PGSQL.{lines[3]}")
-            except OSError:
-                logger.info("event=stale_pid_file path=%s", pid_file)
-            else:
-                raise StartupError(
-                    f"A PostgreSQL that was started by hand (process {lines[0]}) uses {cluster}.\n"
-                    f"Stop it first: kill -INT {lines[0]}"
-                )
-    pid_file.unlink(missing_ok=True)
+    if socket_of(cluster) is not None:
+        pid = postmaster_pid(cluster)
+        raise StartupError(
+            f"A PostgreSQL that was started by hand (process {pid}) uses {cluster}.\nStop it first: kill -INT {pid}"
+        )
+    (cluster / "postmaster.pid").unlink(missing_ok=True)
 
 
 def postmaster_pid(cluster: Path) -> int | None:

@@ -64,7 +64,9 @@ async def wait_and_prepare(
                 raise StartupError(str(error)) from error
             if not told:
                 told = True
-                logger.warning("event=waiting_for_database address=%s detail=%s", address, error)
+                logger.warning(
+                    "event=waiting_for_database address=%s detail=%s", address, str(error).partition("\n")[0]
+                )
                 if on_wait is not None:
                     on_wait(error)
             await asyncio.sleep(pause)

@@ -78,13 +78,13 @@ def _not_let_in(sentence: str, address: Address) -> str:
 def _silence(error: Exception, address: Address) -> str:
     match error:
         case TimeoutError():
-            return f"no answer in {CONNECT_TIMEOUT:.0f} s. Check DB_HOST, DB_PORT and the firewall between."
+            return f"no answer in {CONNECT_TIMEOUT:.0f} s.\nCheck DB_HOST, DB_PORT and the firewall between."
         case socket.gaierror():
-            return f"the name {address.host} is not known. Check DB_HOST."
+            return f"the name {address.host} is not known.\nCheck DB_HOST."
         case ConnectionRefusedError() | FileNotFoundError():
-            return "nothing listens there. Check DB_HOST and DB_PORT, and that the server runs (pg_isready)."
+            return "nothing listens there.\nCheck DB_HOST and DB_PORT, and that the server runs (pg_isready)."
         case asyncpg.TooManyConnectionsError():
-            return "all its connections are taken. Raise max_connections there, or lower DB_MAX_OPEN_CONNS."
+            return "all its connections are taken.\nRaise max_connections there, or lower DB_MAX_OPEN_CONNS."
         case asyncpg.CannotConnectNowError():
             return "it is starting up or shutting down."
         case _:

@@ -68,6 +68,11 @@ async def schema_state(connection: Connection) -> tuple[int, int]:
     return len(await _applied(connection)), len(load())
 
 
+async def check(connection: Connection) -> None:
+    """Raises StartupError when `migrate` would refuse this database."""
+    _compare(await _applied(connection), load())
+
+
 async def migrate(connection: Connection, migrations: list[Migration] | None = None) -> int:
     """Bring the database up to date; returns how many files were applied here.
 
@@ -124,6 +129,11 @@ async def _rows(connection: Connection) -> list[asyncpg.Record]:
         raise StartupError(
             "The table schema_migrations of this database belongs to another program.\n"
             "Set DB_NAME to another database; it is created where the role may."
+        ) from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise StartupError(
+            "The tables of this database belong to another role, the one that made them.\n"
+            "Set DB_USER to that role, or as a superuser in this database: REASSIGN OWNED BY <that role> TO <our role>;"
         ) from error
 
 

@@ -1,0 +1,176 @@
+"""`llmchatbot doctor`: every row is caused for real, and each failure says what to type."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from llmchatbot import doctor
+from llmchatbot.config import (
+    AuthSettings,
+    DatabaseSettings,
+    ModelSettings,
+    RedisSettings,
+    ServerSettings,
+    Settings,
+)
+from llmchatbot.database.embedded import EmbeddedPostgres
+from llmchatbot.doctor import Row
+
+if TYPE_CHECKING:
+    from tests.conftest import PostgresServer
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def healthy(tmp_path: Path, database_settings: DatabaseSettings) -> Settings:
+    return Settings(server=ServerSettings(port=free_port(), data_dir=tmp_path), database=database_settings)
+
+
+def of(rows: list[Row], subject: str) -> Row:
+    [row] = [row for row in rows if row.subject == subject]
+    return row
+
+
+@asynccontextmanager
+async def answering(reply: bytes) -> AsyncIterator[int]:
+    """A server that answers every request with `reply`; yields its port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65536):
+            writer.write(reply)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield int(server.sockets[0].getsockname()[1])
+
+
+async def test_all_is_well(healthy: Settings) -> None:
+    said: list[str] = []
+    assert await doctor.run(healthy, write=said.append) == 0
+    assert "0 failures" in said[0]
+    rows = await doctor.examine(healthy)
+    assert of(rows, "Schema").detail.endswith("as this program expects")
+
+
+async def test_secrets_are_never_shown(healthy: Settings) -> None:
+    secret = "s3cret-" * 6
+    settings = msgspec.structs.replace(
+        healthy, auth=AuthSettings(jwt_secret=secret), model=ModelSettings(openai_key=secret)
+    )
+    table = doctor.render(await doctor.examine(settings))
+    assert "s3cret" not in table
+    assert "JWT_SECRET" in table
+    assert "OPENAI_API_KEY" in table
+
+
+async def test_a_taken_port_fails(healthy: Settings) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", healthy.server.port))
+        other.listen()
+        said: list[str] = []
+        assert await doctor.run(healthy, write=said.append) == 1
+    assert "is taken by another program" in said[0]
+    assert "SERVER_PORT=" in said[0]
+
+
+async def test_a_data_directory_that_cannot_be_written_fails(healthy: Settings) -> None:
+    settings = msgspec.structs.replace(
+        healthy, server=msgspec.structs.replace(healthy.server, data_dir=Path("/dev/null/inside"))
+    )
+    row = of(await doctor.examine(settings), "Data directory")
+    assert (row.status, "DATA_DIR=" in row.advice) == ("fail", True)
+
+
+async def test_a_missing_database_is_fine_where_the_role_may_create_it_and_fails_where_not(
+    healthy: Settings, postgres: PostgresServer
+) -> None:
+    missing = msgspec.structs.replace(healthy.database, name="not there")
+    row = of(await doctor.examine(msgspec.structs.replace(healthy, database=missing)), "Database")
+    assert (row.status, row.detail) == ("ok", '"not there" is created at the first start')
+
+    await postgres.administrate("CREATE ROLE small LOGIN")
+    try:
+        small = msgspec.structs.replace(missing, user="small")
+        row = of(await doctor.examine(msgspec.structs.replace(healthy, database=small)), "Database")
+        assert (row.status, 'CREATE DATABASE "not there"' in row.advice) == ("fail", True)
+
+        small = msgspec.structs.replace(healthy.database, user="small")
+        rows = await doctor.examine(msgspec.structs.replace(healthy, database=small))
+        assert "REASSIGN OWNED BY" in of(rows, "Schema").advice
+        assert of(rows, "Role").advice == f'ALTER DATABASE "{healthy.database.name}" OWNER TO "small";'
+    finally:
+        await postgres.administrate("DROP ROLE small")
+
+
+async def test_an_unreachable_database_fails_with_the_sentence_of_the_start(healthy: Settings) -> None:
+    nowhere = DatabaseSettings(host="127.0.0.1", port=free_port())
+    row = of(await doctor.examine(msgspec.structs.replace(healthy, database=nowhere)), "PostgreSQL")
+    assert row.status == "fail"
+    assert "nothing listens there" in row.detail
+
+
+async def test_the_embedded_server_is_examined_before_it_was_made_while_it_runs_and_stopped(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    settings = Settings(server=ServerSettings(port=free_port(), data_dir=folder))
+    subject = "PostgreSQL (embedded)"
+    row = of(await doctor.examine(settings), subject)
+    assert (row.status, "made and started at the first start" in row.detail) == ("ok", True)
+    assert not folder.exists(), "the doctor changes nothing"
+
+    server = EmbeddedPostgres(folder, extra_settings={"fsync": "off"})
+    await server.start()
+    rows = await doctor.examine(settings)
+    assert of(rows, "Database").status == "ok"
+    await server.stop()
+    assert "started with the program" in of(await doctor.examine(settings), subject).detail
+
+    nothing = msgspec.structs.replace(settings, database=DatabaseSettings(bin_dir="/nowhere"))
+    row = of(await doctor.examine(nothing), subject)
+    assert (row.status, "PG_BIN" in row.advice) == ("fail", True)
+
+
+async def test_redis_is_examined_when_configured(healthy: Settings) -> None:
+    assert of(await doctor.examine(healthy), "Redis").status == "ok"
+    nowhere = msgspec.structs.replace(healthy, redis=RedisSettings(host="127.0.0.1", port=free_port()))
+    row = of(await doctor.examine(nowhere), "Redis")
+    assert (row.status, "REDIS_HOST" in row.advice) == ("fail", True)
+    async with answering(b"-NOAUTH Authentication required.\r\n") as port:
+        locked = msgspec.structs.replace(healthy, redis=RedisSettings(host="127.0.0.1", port=port))
+        row = of(await doctor.examine(locked), "Redis")
+        assert (row.status, "REDIS_PASSWORD" in row.advice) == ("fail", True)
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        (b'HTTP/1.1 200 OK\r\nContent-Length: 43\r\n\r\n{"status":"healthy","model_loaded":  true }\n', "ok"),
+        (b'HTTP/1.1 200 OK\r\nContent-Length: 23\r\n\r\n{"model_loaded": false}', "warn"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "ok"),
+        (b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", "warn"),
+        (b"SSH-2.0-OpenSSH\r\n", "fail"),
+    ],
+)
+async def test_the_model_service_is_asked_for_its_health(healthy: Settings, reply: bytes, status: str) -> None:
+    async with answering(reply) as port:
+        model = ModelSettings(service_url=f"http://127.0.0.1:{port}")
+        assert of(await doctor.examine(msgspec.structs.replace(healthy, model=model)), "Model service").status == status
+
+
+async def test_a_model_service_that_is_not_there_fails_and_none_at_all_is_a_warning(healthy: Settings) -> None:
+    model = ModelSettings(service_url=f"http://127.0.0.1:{free_port()}")
+    assert of(await doctor.examine(msgspec.structs.replace(healthy, model=model)), "Model service").status == "fail"
+    assert of(await doctor.examine(healthy), "Models").status == "warn"
