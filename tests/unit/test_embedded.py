@@ -348,6 +348,18 @@ async def test_a_data_directory_that_cannot_be_made_is_named() -> None:
         await EmbeddedPostgres(Path("/proc/nothing/here")).start()
 
 
+async def test_a_log_that_cannot_be_written_is_named_and_the_lock_let_go(started_before: Path) -> None:
+    log = started_before / "postgres.log"
+    log.unlink()
+    log.mkdir()
+    with pytest.raises(StartupError, match=r"postgres\.log"):
+        await EmbeddedPostgres(started_before, extra_settings=VOLATILE).start()
+    log.rmdir()
+    server = EmbeddedPostgres(started_before, extra_settings=VOLATILE)
+    await server.start()
+    await server.stop()
+
+
 def test_the_wheels_python_code_is_not_imported() -> None:
     code = (
         "import sys; from llmchatbot.database.binaries import find_binaries; "

@@ -135,6 +135,12 @@ class EmbeddedPostgres:
             launch = self._prepare()
             self._stopping.clear()
             self._launch(launch)
+        except OSError as error:
+            self._lock.release()
+            raise StartupError(
+                f"The embedded PostgreSQL cannot be started in {self._data_dir}: {error}.\n"
+                "Start as the owner of that folder, make room on its disk, or set another DATA_DIR."
+            ) from error
         except BaseException:
             self._lock.release()
             raise
