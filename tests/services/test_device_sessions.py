@@ -1,0 +1,207 @@
+"""Families of refresh tokens: rotation without forks, grace, reuse, ends (protocol §7, scorecard 29)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from llmchatbot.clock import ManualClock
+from llmchatbot.database.address import Address
+from llmchatbot.database.pool import Database
+from llmchatbot.errors import DatabaseUnavailable, InvalidRefreshToken, InvalidToken
+from llmchatbot.models.device_sessions import Client, Grant
+from llmchatbot.security import new_refresh_token
+from llmchatbot.services.accounts import Accounts
+from llmchatbot.services.auth import NewAccount
+
+HERE = Client(address="192.0.2.1", user_agent="tests")
+ADA = NewAccount(email="ada@example.com", username="Ada", password="correct horse battery")
+DAY = 86400.0
+
+
+async def revoked_reason(db: Database, session_id: UUID) -> str | None:
+    reason: str | None = await db.fetchval("SELECT revoked_reason FROM device_sessions WHERE id = $1", session_id)
+    return reason
+
+
+async def test_a_refresh_gives_the_next_pair_of_the_same_device(accounts: Accounts) -> None:
+    first = await accounts.auth.register(ADA, HERE)
+    second = await accounts.auth.refresh(first.refresh_token)
+    assert second.session_id == first.session_id
+    assert second.refresh_token != first.refresh_token
+    assert (await accounts.auth.authenticate(second.access_token)).session_id == first.session_id
+
+
+async def test_two_tabs_that_race_get_the_same_successor(accounts: Accounts) -> None:
+    first = await accounts.auth.register(ADA, HERE)
+    grants = await asyncio.gather(*(accounts.auth.refresh(first.refresh_token) for _ in range(8)))
+    assert len({grant.refresh_token for grant in grants}) == 1
+
+
+async def test_a_client_that_lost_the_answer_gets_it_again_for_ten_seconds(
+    accounts: Accounts, manual_clock: ManualClock
+) -> None:
+    first = await accounts.auth.register(ADA, HERE)
+    lost = await accounts.auth.refresh(first.refresh_token)
+    manual_clock.advance(10)
+    assert (await accounts.auth.refresh(first.refresh_token)).refresh_token == lost.refresh_token
+
+
+async def test_after_the_grace_an_old_token_ends_the_device(
+    accounts: Accounts, manual_clock: ManualClock, db: Database
+) -> None:
+    first = await accounts.auth.register(ADA, HERE)
+    second = await accounts.auth.refresh(first.refresh_token)
+    manual_clock.advance(10.001)
+    with pytest.raises(InvalidRefreshToken):
+        await accounts.auth.refresh(first.refresh_token)
+    assert await revoked_reason(db, first.session_id) == "refresh token reused"
+    with pytest.raises(InvalidRefreshToken):
+        await accounts.auth.refresh(second.refresh_token)
+    with pytest.raises(InvalidToken):
+        await accounts.auth.authenticate(second.access_token)
+
+
+async def test_within_the_grace_a_used_successor_ends_the_device(accounts: Accounts, db: Database) -> None:
+    """A grandparent token is in two hands."""
+    first = await accounts.auth.register(ADA, HERE)
+    second = await accounts.auth.refresh(first.refresh_token)
+    await accounts.auth.refresh(second.refresh_token)
+    with pytest.raises(InvalidRefreshToken):
+        await accounts.auth.refresh(first.refresh_token)
+    assert await revoked_reason(db, first.session_id) == "refresh token reused"
+
+
+async def test_reuse_ends_one_device_and_no_other(accounts: Accounts, manual_clock: ManualClock) -> None:
+    first = await accounts.auth.register(ADA, HERE)
+    other = await accounts.auth.login(ADA.email, ADA.password, HERE)
+    await accounts.auth.refresh(first.refresh_token)
+    manual_clock.advance(11)
+    with pytest.raises(InvalidRefreshToken):
+        await accounts.auth.refresh(first.refresh_token)
+    assert (await accounts.auth.authenticate(other.access_token)).session_id == other.session_id
+    await accounts.auth.refresh(other.refresh_token)
+
+
+async def test_unknown_and_malformed_tokens_are_refused_alike(accounts: Accounts) -> None:
+    for token in ("", "x", new_refresh_token(), "é" * 43):
+        with pytest.raises(InvalidRefreshToken) as refused:
+            await accounts.auth.refresh(token)
+        assert refused.value.detail == InvalidRefreshToken.title
+
+
+async def test_idle_end_after_seven_days_and_each_refresh_prolongs(
+    accounts: Accounts, manual_clock: ManualClock
+) -> None:
+    grant = await accounts.auth.register(ADA, HERE)
+    for _ in range(3):
+        manual_clock.advance(6 * DAY)
+        grant = await accounts.auth.refresh(grant.refresh_token)
+    manual_clock.advance(7 * DAY)
+    with pytest.raises(InvalidRefreshToken):
+        await accounts.auth.refresh(grant.refresh_token)
+
+
+async def test_absolute_end_after_ninety_days(accounts: Accounts, manual_clock: ManualClock) -> None:
+    grant = await accounts.auth.register(ADA, HERE)
+    for _ in range(15):
+        manual_clock.advance(6 * DAY - 1)
+        grant = await accounts.auth.refresh(grant.refresh_token)
+    assert grant.refresh_expires_in == 15
+    manual_clock.advance(15)
+    with pytest.raises(InvalidRefreshToken):
+        await accounts.auth.refresh(grant.refresh_token)
+    with pytest.raises(InvalidToken):
+        await accounts.auth.authenticate(grant.access_token)
+
+
+async def test_a_device_that_ended_is_forgotten_after_a_month(
+    accounts: Accounts, manual_clock: ManualClock, db: Database
+) -> None:
+    ended = await accounts.auth.register(ADA, HERE)
+    await accounts.auth.logout(access_token=ended.access_token, refresh_token=None)
+    manual_clock.advance(29 * DAY)
+    await accounts.auth.purge_expired()
+    assert await db.fetchval("SELECT count(*) FROM device_sessions") == 1
+    manual_clock.advance(2 * DAY)
+    alive = await accounts.auth.login(ADA.email, ADA.password, HERE)
+    await accounts.auth.purge_expired()
+    assert [row["id"] for row in await db.fetch("SELECT id FROM device_sessions")] == [alive.session_id]
+
+
+class Tab:
+    """A client that refreshes until it gets an answer, as a browser does; no answer is a broken database."""
+
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
+        self.lost = 0
+
+    async def refresh(self, token: str) -> Grant:
+        while True:
+            try:
+                return await self._accounts.auth.refresh(token)
+            except DatabaseUnavailable:
+                self.lost += 1
+
+
+async def kill_at_random(address: Address, rng: random.Random, enough: asyncio.Event) -> int:
+    """Terminate one server process of the pool after the other; the number of kills."""
+    connection = await asyncpg.connect(**address.connect_arguments())
+    kills = 0
+    try:
+        while not enough.is_set():
+            pids = await connection.fetch(
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+                "AND application_name = 'llmchatbot'"
+            )
+            if pids:
+                kills += await connection.fetchval("SELECT pg_terminate_backend($1)::int", rng.choice(pids)["pid"])
+            await asyncio.sleep(rng.uniform(0.02, 0.08))
+    finally:
+        await connection.close()
+    return kills
+
+
+async def test_3000_concurrent_refreshes_with_killed_connections_never_fork_and_never_log_out(
+    accounts: Accounts, db: Database, database: Address
+) -> None:
+    """150 generations, 20 at once for each: every one gets the same successor, whatever happens to the connections."""
+    grant = await accounts.auth.register(ADA, HERE)
+    tab, enough = Tab(accounts), asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        killing = group.create_task(kill_at_random(database, random.Random(29), enough))
+        for _ in range(150):
+            grants = await asyncio.gather(*(tab.refresh(grant.refresh_token) for _ in range(20)))
+            assert len({one.refresh_token for one in grants}) == 1, "a fork"
+            grant = grants[0]
+        enough.set()
+    assert killing.result() > 10
+    assert tab.lost > 0
+    rows = await db.fetch("SELECT generation, rotated_at FROM refresh_tokens ORDER BY generation")
+    assert [row["generation"] for row in rows] == list(range(151))
+    assert [row["rotated_at"] is None for row in rows] == [False] * 150 + [True]
+    assert await revoked_reason(db, grant.session_id) is None, "a false log-out"
+    assert (await accounts.auth.authenticate(grant.access_token)).session_id == grant.session_id
+
+
+async def test_a_log_out_that_races_with_refreshes_wins(accounts: Accounts) -> None:
+    await accounts.auth.register(ADA, HERE)
+    for _ in range(20):
+        grant = await accounts.auth.login(ADA.email, ADA.password, HERE)
+        results = await asyncio.gather(
+            accounts.auth.refresh(grant.refresh_token),
+            accounts.auth.logout(access_token=grant.access_token, refresh_token=None),
+            accounts.auth.refresh(grant.refresh_token),
+            return_exceptions=True,
+        )
+        assert results[1] is None
+        for one in results:
+            if isinstance(one, Grant):
+                with pytest.raises(InvalidRefreshToken):
+                    await accounts.auth.refresh(one.refresh_token)
+                with pytest.raises(InvalidToken):
+                    await accounts.auth.authenticate(one.access_token)
