@@ -59,7 +59,8 @@ class _SocketServer(Server):
         self._bound = bound
 
     def _init_shared_socket(self) -> None:
-        descriptor: Any = self._bound.fileno()
+        # granian closes the descriptor that it is given; this one stays ours.
+        descriptor: Any = os.dup(self._bound.fileno())
         self._shd: Any = SocketHolder(*(descriptor, False, _BACKLOG))
         self._sfd = descriptor
         self._ssp = None

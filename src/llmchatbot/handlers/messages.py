@@ -222,7 +222,7 @@ async def _answer(
         ),
         stream_url=f"/api/v1/generations/{generation.id}/stream",
     )
-    return Response(body, status_code=201, headers=_sent_headers(sent))
+    return Response(body, status_code=201, headers={**_sent_headers(sent), "Cache-Control": "no-store"})
 
 
 async def _stream(
@@ -247,7 +247,7 @@ async def _stream(
 
 
 def _sent_headers(sent: Sent) -> dict[str, str]:
-    headers = {"X-Generation-Id": str(sent.generation.id), "Cache-Control": "no-store"}
+    headers = {"X-Generation-Id": str(sent.generation.id)}
     if sent.replayed and sent.generation.status.terminal:
         headers["Idempotency-Replayed"] = "true"
     return headers

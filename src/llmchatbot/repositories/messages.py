@@ -31,6 +31,7 @@ class BranchMessage(msgspec.Struct, frozen=True, kw_only=True):
     role: str
     content: str
     status: str
+    model: str
     generation_id: UUID | None
 
 
@@ -97,7 +98,7 @@ async def insert(
 async def get_in_chat(executor: Executor, user_id: UUID, chat_id: UUID, message_id: UUID) -> BranchMessage:
     """Raises NotFound."""
     record = await executor.fetchrow(
-        "SELECT id, parent_id, role, content, status, generation_id FROM messages "
+        "SELECT id, parent_id, role, content, status, model, generation_id FROM messages "
         "WHERE id = $1 AND chat_id = $2 AND user_id = $3",
         message_id,
         chat_id,
@@ -113,14 +114,14 @@ async def branch(executor: Executor, chat_id: UUID, leaf_id: UUID, limit: int) -
     records = await executor.fetch(
         """
         WITH RECURSIVE walk AS (
-            SELECT id, parent_id, role, content, status, generation_id, 1 AS depth
+            SELECT id, parent_id, role, content, status, model, generation_id, 1 AS depth
             FROM messages WHERE id = $2 AND chat_id = $1
             UNION ALL
-            SELECT m.id, m.parent_id, m.role, m.content, m.status, m.generation_id, walk.depth + 1
+            SELECT m.id, m.parent_id, m.role, m.content, m.status, m.model, m.generation_id, walk.depth + 1
             FROM messages m JOIN walk ON m.id = walk.parent_id
             WHERE walk.depth < $3 AND m.chat_id = $1
         )
-        SELECT id, parent_id, role, content, status, generation_id FROM walk ORDER BY depth DESC
+        SELECT id, parent_id, role, content, status, model, generation_id FROM walk ORDER BY depth DESC
         """,
         chat_id,
         leaf_id,

@@ -143,7 +143,7 @@ class MessageService:
                 question=question,
                 content=None,
                 parent_id=question,
-                model=self._gateway.resolve(model or chat.model_used).name,
+                model=self._gateway.resolve(model or message.model or chat.model_used).name,
                 parameters=chat.parameters,
                 prefix=message.content if go_on else "",
             )
