@@ -13,7 +13,19 @@ from litestar.openapi.config import OpenAPIConfig
 
 from llmchatbot import __version__
 from llmchatbot.errors import AppError
-from llmchatbot.handlers import auth, chats, feed, generations, health, messages, messages_list, models, search, users
+from llmchatbot.handlers import (
+    auth,
+    chats,
+    feed,
+    generations,
+    health,
+    messages,
+    messages_list,
+    models,
+    pages,
+    search,
+    users,
+)
 from llmchatbot.handlers.authentication import AuthenticationMiddleware
 from llmchatbot.handlers.clients import caller_provider
 from llmchatbot.handlers.deadlines import DeadlineMiddleware
@@ -46,7 +58,7 @@ def create_app(backend: Backend) -> Litestar:
         Exception: handle_unexpected,
     }
     return Litestar(
-        route_handlers=[Router("/api/v1", route_handlers=[*API_ROUTES]), *health.ROUTES],
+        route_handlers=[Router("/api/v1", route_handlers=[*API_ROUTES]), *health.ROUTES, *pages.ROUTES],
         middleware=[
             DefineMiddleware(
                 DeadlineMiddleware,
@@ -79,6 +91,7 @@ def _dependencies(backend: Backend) -> dict[str, Provide]:
         "health_service": backend.health_service,
         "request_limits": backend.request_limits,
         "gateway": backend.gateway,
+        "web_files": pages.read_web_files(),
         "stream_opener": StreamOpener(backend.streams, backend.clock),
         "get_streams_enabled": backend.settings.stream.get_enabled,
     }
