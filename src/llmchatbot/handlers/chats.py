@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 from litestar import Response, delete, get, post, put
 from litestar.di import NamedDependency
-from litestar.params import FromPath, HeaderParameter, QueryParameter
+from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 
 from llmchatbot.handlers.etags import etag_of, versions_of
 from llmchatbot.handlers.inputs import Input
@@ -108,7 +108,7 @@ async def list_chats(
 
 @post("/chats", summary="Begin a chat", operation_id="createChat", tags=TAGS, response_headers=NO_STORE)
 async def create_chat(
-    data: NewChat, chat_service: NamedDependency[ChatService], principal: NamedDependency[Principal]
+    data: JSONBody[NewChat], chat_service: NamedDependency[ChatService], principal: NamedDependency[Principal]
 ) -> Response[Chat]:
     created = await chat_service.create(
         principal.user_id,
@@ -152,7 +152,7 @@ async def get_chat(
 )
 async def update_chat(
     chat_id: FromPath[UUID],
-    data: ChangedChat,
+    data: JSONBody[ChangedChat],
     chat_service: NamedDependency[ChatService],
     principal: NamedDependency[Principal],
     if_match: IfMatch = None,
@@ -225,7 +225,7 @@ async def delete_chat(
     response_headers=NO_STORE,
 )
 async def restore_chats(
-    data: ChatIds, chat_service: NamedDependency[ChatService], principal: NamedDependency[Principal]
+    data: JSONBody[ChatIds], chat_service: NamedDependency[ChatService], principal: NamedDependency[Principal]
 ) -> DoneWith:
     restored = await chat_service.restore_many(principal.user_id, data.ids)
     return DoneWith(message=f"Restored: {len(restored)}.", ids=[*restored])
@@ -240,7 +240,7 @@ async def restore_chats(
     response_headers=NO_STORE,
 )
 async def delete_chats(
-    data: ChatIds, chat_service: NamedDependency[ChatService], principal: NamedDependency[Principal]
+    data: JSONBody[ChatIds], chat_service: NamedDependency[ChatService], principal: NamedDependency[Principal]
 ) -> DoneWith:
     deleted = await chat_service.delete_many(principal.user_id, data.ids)
     return DoneWith(message=f"Deleted for good: {len(deleted)}.", ids=[*deleted])
@@ -256,7 +256,7 @@ async def delete_chats(
 )
 async def set_chat_leaf(
     chat_id: FromPath[UUID],
-    data: BranchChoice,
+    data: JSONBody[BranchChoice],
     chat_service: NamedDependency[ChatService],
     principal: NamedDependency[Principal],
 ) -> Response[Chat]:
