@@ -1,20 +1,21 @@
 """One answer wanted, through the whole chain: line, breaker, retries and fallback before the first token, none after.
 
 Order of what is yielded: notices, `Answering` once, deltas, `Usage` once (estimated where the provider gave none),
-`Finished` once and last.
+`Finished` once and last. `GatewayCall.run` relays the model's batches itself, without generators in between: each one
+would cost every token of every answer.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
 from random import Random
 
 import msgspec
 
 from llmchatbot.errors import ModelError, ModelInterrupted, ModelOverloaded, ModelUnavailable
 from llmchatbot.llm.events import DELTAS, Answering, Event, Finished, Notice, ReasoningDelta, TextDelta, Usage
+from llmchatbot.llm.fair_queue import Ticket
 from llmchatbot.llm.parameters import split
 from llmchatbot.llm.port import Parameters, Prompt, PromptMessage
 from llmchatbot.llm.resilience import Clock, is_failure, may_fall_back, retry_delay
@@ -52,168 +53,215 @@ class GatewayCall:
     """The life of one call."""
 
     def __init__(self, request: GatewayRequest, chain: list[Upstream], surroundings: Surroundings) -> None:
-        self._request = request
-        self._chain = chain
-        self._world = surroundings
+        self.request = request
+        self.world = surroundings
         system = (PromptMessage(role="system", content=request.system_prompt),) if request.system_prompt else ()
         # An answer stopped before its first token is an empty message; several providers refuse those.
         spoken = tuple(message for message in request.messages if message.content.strip())
-        self._messages = (*system, *spoken)
-        self._sizes = [utf8_size(message.content) for message in self._messages]
-        self._started = False
+        self.messages = (*system, *spoken)
+        self._sizes = [utf8_size(message.content) for message in self.messages]
+        self._chain = chain
         self._output_bytes = 0
 
     async def run(self) -> AsyncGenerator[list[Event], None]:
         """Ask the chain's models in turn. Raises the first model's error when none could answer."""
-        if not self._messages:
-            raise ModelInterrupted("There is nothing to answer.")
-        first_error: ModelError | None = None
-        chain = self._able_to_continue()
-        for place, upstream in enumerate(chain):
+        plan = _Plan(self._able_to_continue(), self.world)
+        while True:
+            attempt = _Attempt(self, plan.upstream)
             try:
-                async with aclosing(self._with_retries(upstream)) as batches:
-                    async for batch in batches:
-                        yield batch
+                async for notice in attempt.prepare():
+                    yield [notice]
+                async for batch in attempt.batches:
+                    if not attempt.answering and attempt.shows(batch):
+                        yield [attempt.answer_begins()]
+                    self._count(batch)
+                    if type(batch[-1]) is Finished:
+                        attempt.over(None)
+                        yield self._closing(attempt.upstream, batch)
+                        return
+                    yield batch
+                attempt.require_end()
             except ModelError as error:
-                if self._started or place + 1 == len(chain) or not may_fall_back(error):
-                    raise (error if self._started else first_error or error) from error
-                first_error = first_error or error
-                yield [self._fallback(upstream, chain[place + 1], error)]
-            else:
-                return
+                attempt.over(error)
+                notice, delay = plan.after(error, started=attempt.answering)
+            except Exception as error:
+                fault = ModelUnavailable("The connection to the model has a fault on our side.")
+                attempt.over(fault)
+                _log.exception("model adapter failed name=%s", attempt.upstream.name)
+                raise fault from error
+            finally:
+                await attempt.aclose()
+            yield [notice]
+            if delay:
+                await self.world.sleep(delay)
 
     def _able_to_continue(self) -> list[Upstream]:
-        if not self._request.prefix:
+        if not self.messages:
+            raise ModelInterrupted("There is nothing to answer.")
+        if not self.request.prefix:
             return self._chain
         able = [upstream for upstream in self._chain if upstream.continues_prefix]
         if not able:
             raise ModelInterrupted("This model cannot go on from a text; ask again instead.")
         return able
 
-    @staticmethod
-    def _fallback(failed: Upstream, successor: Upstream, error: ModelError) -> Notice:
-        _log.warning("model fallback from=%s to=%s code=%s", failed.name, successor.name, error.code)
-        return Notice(
-            "fallback",
-            f"{failed.name} cannot answer right now; {successor.name} answers instead.",
-            {"from": failed.name, "to": successor.name, "reason": error.code},
-        )
-
-    async def _with_retries(self, upstream: Upstream) -> AsyncGenerator[list[Event], None]:
-        upstream.budget.called()
-        attempt = 0
-        while True:
-            try:
-                async with aclosing(self._attempt(upstream)) as batches:
-                    async for batch in batches:
-                        yield batch
-            except ModelError as error:
-                delay = None if self._started else retry_delay(error, attempt, self._world.random)
-                if delay is None or not upstream.budget.take():
-                    raise
-                attempt += 1
-                _log.info("model retry name=%s attempt=%d code=%s", upstream.name, attempt, error.code)
-                notice = Notice(
-                    "retry",
-                    f"{upstream.name} did not answer; it is asked again.",
-                    {"model": upstream.name, "attempt": attempt, "reason": error.code},
-                )
-            else:
-                return
-            yield [notice]
-            await self._world.sleep(delay)
-
-    async def _attempt(self, upstream: Upstream) -> AsyncGenerator[list[Event], None]:
-        """Wait for a place, then ask once."""
-        ticket = upstream.limiter.join(self._request.user_id)
-        try:
-            give_up_at = self._world.clock() + self._world.max_wait
-            shown = 0
-            while not ticket.granted:
-                position = ticket.position()
-                if position != shown:
-                    shown = position
-                    yield [_queued(upstream.name, position)]
-                if self._world.clock() >= give_up_at:
-                    raise ModelOverloaded("The waiting line for this model is too long; try again shortly.")
-                await ticket.wait(_POSITION_SECONDS)
-            upstream.breaker.require_closed()
-            async with aclosing(self._guarded(upstream)) as batches:
-                async for batch in batches:
-                    yield batch
-        finally:
-            ticket.leave()
-
-    async def _guarded(self, upstream: Upstream) -> AsyncGenerator[list[Event], None]:
-        """Ask, and tell the breaker how it went."""
-        told = False
-        try:
-            async with aclosing(self._ask(upstream)) as batches:
-                async for batch in batches:
-                    if self._started and not told:
-                        told = True
-                        upstream.breaker.succeeded()
-                    yield batch
-        except ModelError as error:
-            told = True
-            if is_failure(error):
-                upstream.breaker.failed()
-            else:
-                upstream.breaker.succeeded()
-            raise
-        except Exception as error:
-            told = True
-            upstream.breaker.failed()
-            _log.exception("model adapter failed name=%s", upstream.name)
-            raise ModelUnavailable("The connection to the model has a fault on our side.") from error
-        finally:
-            if not told:
-                upstream.breaker.abandoned()
-
-    async def _ask(self, upstream: Upstream) -> AsyncGenerator[list[Event], None]:
-        request = self._request
-        parameters, ignored = split(request.parameters, await upstream.supported_parameters())
-        if ignored:
-            yield [_ignored(upstream.name, name) for name in ignored]
-        name = await upstream.upstream_name()
-        prompt = Prompt(model=name, messages=self._messages, parameters=parameters, prefix=request.prefix)
-        async with aclosing(upstream.model.stream(prompt)) as batches:
-            async for batch in batches:
-                if not self._started and any(isinstance(event, (*DELTAS, Finished)) for event in batch):
-                    self._started = True
-                    yield [Answering(upstream.name, name)]
-                for event in batch:
-                    if type(event) is TextDelta or type(event) is ReasoningDelta:
-                        self._output_bytes += utf8_size(event.text)
-                if type(batch[-1]) is Finished:
-                    yield self._closing(upstream, batch)
-                    return
-                yield batch
-        raise ModelInterrupted("The model's stream ended without its end record.")
+    def _count(self, batch: list[Event]) -> None:
+        for event in batch:
+            if type(event) is TextDelta or type(event) is ReasoningDelta:
+                self._output_bytes += utf8_size(event.text)
 
     def _closing(self, upstream: Upstream, batch: list[Event]) -> list[Event]:
         """The last batch, with a usage in it; a provider's count teaches the estimator."""
-        estimator, name = self._world.estimator, upstream.name
+        estimator, name = self.world.estimator, upstream.name
         usage = next((event for event in batch if isinstance(event, Usage)), None)
         if usage is None:
             output = estimator.of_bytes(name, self._output_bytes)
             batch.insert(-1, Usage(estimator.of_messages(name, self._sizes), output, estimated=True))
-        elif not usage.estimated and not self._request.prefix:
+        elif not usage.estimated and not self.request.prefix:
             estimator.observe(name, self._sizes, usage.input_tokens)
         return batch
 
 
+class _Plan:
+    """Who is asked next: the same model again, the next of the chain, or nobody."""
+
+    def __init__(self, chain: list[Upstream], world: Surroundings) -> None:
+        self._chain = chain
+        self._world = world
+        self._place = 0
+        self._retries = 0
+        self._first_error: ModelError | None = None
+        self.upstream.budget.called()
+
+    @property
+    def upstream(self) -> Upstream:
+        """Whom to ask now."""
+        return self._chain[self._place]
+
+    def after(self, error: ModelError, *, started: bool) -> tuple[Notice, float]:
+        """The notice to show and the seconds to wait before `upstream` is asked. Raises what ends the call.
+
+        Once the person has seen a token there is neither retry nor fallback.
+        """
+        if started:
+            raise error
+        failed = self.upstream
+        delay = retry_delay(error, self._retries, self._world.random)
+        if delay is not None and failed.budget.take():
+            self._retries += 1
+            _log.info("model retry name=%s attempt=%d code=%s", failed.name, self._retries, error.code)
+            return _retry(failed.name, self._retries, error.code), delay
+        self._first_error = self._first_error or error
+        if self._place + 1 == len(self._chain) or not may_fall_back(error):
+            raise self._first_error from error
+        self._place += 1
+        self._retries = 0
+        self.upstream.budget.called()
+        _log.warning("model fallback from=%s to=%s code=%s", failed.name, self.upstream.name, error.code)
+        return _fallback(failed.name, self.upstream.name, error.code), 0.0
+
+
+class _Attempt:
+    """One call of one upstream: its place in the line, its word to the breaker, its stream."""
+
+    def __init__(self, call: GatewayCall, upstream: Upstream) -> None:
+        self.upstream = upstream
+        self.answering = False
+        self.batches: AsyncGenerator[list[Event], None] = _nothing()
+        self._call = call
+        self._name = ""
+        self._asked = False
+        self._told = False
+        self._ticket: Ticket | None = None
+
+    async def prepare(self) -> AsyncGenerator[Notice, None]:
+        """Wait for a place, pass the breaker, leave out parameters that are not taken; then `batches` can be read."""
+        upstream, request = self.upstream, self._call.request
+        async for notice in self._wait():
+            yield notice
+        upstream.breaker.require_closed()
+        self._asked = True
+        parameters, ignored = split(request.parameters, await upstream.supported_parameters())
+        for name in ignored:
+            yield _ignored(upstream.name, name)
+        self._name = await upstream.upstream_name()
+        self.batches = upstream.model.stream(
+            Prompt(model=self._name, messages=self._call.messages, parameters=parameters, prefix=request.prefix)
+        )
+
+    async def _wait(self) -> AsyncGenerator[Notice, None]:
+        world = self._call.world
+        ticket = self._ticket = self.upstream.limiter.join(self._call.request.user_id)
+        give_up_at = world.clock() + world.max_wait
+        shown = 0
+        while not ticket.granted:
+            position = ticket.position()
+            if position != shown:
+                shown = position
+                yield _queued(self.upstream.name, position)
+            if world.clock() >= give_up_at:
+                raise ModelOverloaded("The waiting line for this model is too long; try again shortly.")
+            await ticket.wait(_POSITION_SECONDS)
+
+    @staticmethod
+    def shows(batch: list[Event]) -> bool:
+        """Whether the person sees something of the answer, or its end, in this batch."""
+        return any(isinstance(event, (*DELTAS, Finished)) for event in batch)
+
+    def answer_begins(self) -> Answering:
+        """The first token is here: from now on there is no way back."""
+        self.answering = True
+        self.upstream.breaker.succeeded()
+        return Answering(self.upstream.name, self._name)
+
+    @staticmethod
+    def require_end() -> None:
+        """The stream is over, and no `Finished` came: raises ModelInterrupted."""
+        raise ModelInterrupted("The model's stream ended without its end record.")
+
+    def over(self, error: ModelError | None) -> None:
+        """Tell the breaker how it ended; a refusal of this person's request says nothing against the upstream."""
+        if not self._asked or self._told:
+            return
+        self._told = True
+        if error is not None and is_failure(error):
+            self.upstream.breaker.failed()
+        elif not self.answering:
+            self.upstream.breaker.succeeded()
+
+    async def aclose(self) -> None:
+        """Close the stream, then give the place to the next in line."""
+        try:
+            await self.batches.aclose()
+        finally:
+            if self._asked and not self._told and not self.answering:
+                self.upstream.breaker.abandoned()
+            if self._ticket is not None:
+                self._ticket.leave()
+
+
+async def _nothing() -> AsyncGenerator[list[Event], None]:
+    """What can be read before `prepare`."""
+    batches: list[list[Event]] = []
+    for batch in batches:
+        yield batch
+
+
 def _queued(name: str, position: int) -> Notice:
-    return Notice(
-        "queue_position",
-        f"{name} is busy; you are number {position} in the line.",
-        {"model": name, "position": position},
-    )
+    text = f"{name} is busy; you are number {position} in the line."
+    return Notice("queue_position", text, {"model": name, "position": position})
 
 
 def _ignored(name: str, parameter: str) -> Notice:
-    return Notice(
-        "parameter_ignored",
-        f"{name} does not take '{parameter}'; it was left out.",
-        {"model": name, "parameter": parameter},
-    )
+    text = f"{name} does not take '{parameter}'; it was left out."
+    return Notice("parameter_ignored", text, {"model": name, "parameter": parameter})
+
+
+def _retry(name: str, attempt: int, reason: str) -> Notice:
+    text = f"{name} did not answer; it is asked again."
+    return Notice("retry", text, {"model": name, "attempt": attempt, "reason": reason})
+
+
+def _fallback(failed: str, successor: str, reason: str) -> Notice:
+    text = f"{failed} cannot answer right now; {successor} answers instead."
+    return Notice("fallback", text, {"from": failed, "to": successor, "reason": reason})

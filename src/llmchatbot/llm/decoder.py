@@ -76,20 +76,25 @@ class SseDecoder(_Lines):
 
     def feed(self, chunk: bytes) -> list[SseEvent]:
         """Return the events that this chunk completed. After a failure: nothing more."""
+        if self._rest or self._skip_lf or self._head is not None or self.failure is not None or b"\r" in chunk:
+            chunk = self._prepare(chunk)
+        return self._events(chunk) if chunk else []
+
+    def _prepare(self, chunk: bytes) -> bytes:
+        """All that a chunk may need before it is cut into lines; b"" when no line ends in it."""
         if self.failure is not None:
-            return []
+            return b""
         if self._head is not None:
             chunk = self._skip_bom(chunk)
         chunk = self._unify_line_ends(chunk)
-        if not chunk:
-            return []
-        if self._rest:
-            if b"\n" not in chunk:
-                self._keep(chunk)
-                return []
-            chunk = bytes(self._rest) + chunk
-            self._rest.clear()
-        return self._events(chunk)
+        if not self._rest:
+            return chunk
+        if b"\n" not in chunk:
+            self._keep(chunk)
+            return b""
+        chunk = bytes(self._rest) + chunk
+        self._rest.clear()
+        return chunk
 
     def finish(self) -> list[SseEvent]:
         """The body is over: an event without its final blank line is dropped."""
@@ -110,18 +115,16 @@ class SseDecoder(_Lines):
     def _events(self, buffer: bytes) -> list[SseEvent]:
         events: list[SseEvent] = []
         position, limit, find, starts = 0, self.max_line, buffer.find, buffer.startswith
-        while True:
-            end = find(b"\n", position)
-            if end < 0:
-                break
+        while (end := find(b"\n", position)) >= 0:
             if end - position > limit:
                 self._fail_line()
                 return events
             # The shape of nearly every event of nearly every provider: one line `data: …`, then the blank line.
             if starts(b"data: ", position) and starts(b"\n", end + 1) and not self._data and not self._event:
                 events.append(("", buffer[position + 6 : end]))
-                self.last_event_id = self._id
                 position = end + 2
+                if self._id is not self.last_event_id:
+                    self.last_event_id = self._id
                 continue
             if end == position:
                 self._dispatch(events)

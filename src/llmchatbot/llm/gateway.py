@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
 from random import Random
 from typing import Self
 
@@ -99,12 +98,10 @@ class ModelGateway:
         """Tokens of `text` for `model`: for an answer that was stopped, so that no provider counted it."""
         return self._world.estimator.of_text(self.resolve(model).name, text)
 
-    async def stream(self, request: GatewayRequest) -> AsyncGenerator[list[Event], None]:
-        """See `port.Model.stream`; raises UnknownModel first, then ModelError subclasses only."""
+    def stream(self, request: GatewayRequest) -> AsyncGenerator[list[Event], None]:
+        """See `port.Model.stream`. Raises UnknownModel at once; iterating raises ModelError subclasses only."""
         chain = [self._upstreams[model.name] for model in self._registry.chain(request.model)]
-        async with aclosing(GatewayCall(request, chain, self._world).run()) as batches:
-            async for batch in batches:
-                yield batch
+        return GatewayCall(request, chain, self._world).run()
 
     async def health(self) -> dict[str, bool]:
         """Whether each model would answer now, by public name. Takes five seconds at the most; never raises."""

@@ -159,11 +159,11 @@ class ChatParser(AnswerParser[SseEvent]):
     def feed(self, record: SseEvent, out: list[Event]) -> None:
         """See `AnswerParser.feed`."""
         data = record[1]
-        if data == b"[DONE]":
-            self.done = True
-            return
-        if not data.strip():
-            return
+        if len(data) < 10:
+            word = data.strip()
+            self.done = word == b"[DONE]"
+            if self.done or not word:
+                return
         chunk = decode_json(data, _CHUNK, Chunk)
         if chunk.error is not None:
             raise in_band_object(self.endpoint, chunk.error)

@@ -12,7 +12,7 @@ import asyncio
 import sys
 from collections import Counter
 from contextlib import aclosing
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import msgspec
 
@@ -105,9 +105,9 @@ class _Connection(asyncio.Protocol):
         self._writable.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - create_server makes stream transports only
-        self._transport = transport
-        self._server.transports.add(transport)
+        # uvloop's transports are no subclasses of asyncio's
+        self._transport = cast("asyncio.Transport", transport)
+        self._server.transports.add(self._transport)
         self._server.stats.connections += 1
         self._server.stats.open_connections += 1
 
