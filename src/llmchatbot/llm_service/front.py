@@ -58,15 +58,14 @@ class Front:
         application.router.add_post(NDJSON_PATH, self._generate)
         return application
 
-    async def drain(self, timeout: float) -> bool:
-        """Refuse new work and wait for what is running, at most `timeout` seconds; whether all of it ended."""
+    async def drain(self, timeout: float, hurry: asyncio.Event) -> bool:
+        """Refuse new work, wait `timeout` seconds at most, or until `hurry`, for what is running; whether it ended."""
         self._draining = True
-        try:
-            async with asyncio.timeout(timeout):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
+        waits = {asyncio.ensure_future(self._idle.wait()), asyncio.ensure_future(hurry.wait())}
+        _, pending = await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        for wait in pending:
+            wait.cancel()
+        return self._idle.is_set()
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:

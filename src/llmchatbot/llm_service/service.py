@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import importlib.util
 import logging
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -60,9 +63,18 @@ def run(settings: ServiceSettings) -> None:
     with listener:
         engine = Engine(model, chosen)
         try:
-            asyncio.run(_serve(settings, engine, listener))
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(_serve(settings, engine, listener))
         finally:
             engine.close()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where there is one: it saves a fifth of what the front costs per token."""
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module("uvloop").new_event_loop
+    return factory
 
 
 def _listener(settings: ServiceSettings) -> socket.socket:
@@ -98,30 +110,28 @@ async def _serve(settings: ServiceSettings, engine: Engine, listener: socket.soc
     )
     await runner.setup()
     try:
-        stop = _stop_signal()
+        stop, hurry = _signals()
         await web.SockSite(runner, listener).start()
         _announce(listener, about)
         await stop.wait()
-        finished = await front.drain(settings.drain)
+        finished = await front.drain(settings.drain, hurry)
         logger.info("llm service stops drained=%s", finished)
     finally:
         await runner.cleanup()
         await client.close()
 
 
-def _stop_signal() -> asyncio.Event:
-    stop = asyncio.Event()
+def _signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """The first signal asks for a drain; a second one comes from somebody who does not want to wait for it."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def received() -> None:
-        if stop.is_set():
-            # asked twice: whoever asks does not want to wait for the drain
-            raise SystemExit(1)
-        stop.set()
+        (hurry if stop.is_set() else stop).set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, received)
-    return stop
+    return stop, hurry
 
 
 def _announce(listener: socket.socket, about: About) -> None:
