@@ -7,6 +7,7 @@ cut in twelve parts and a part counts until it lies wholly outside.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import ipaddress
 import logging
@@ -28,6 +29,9 @@ from llmchatbot.repositories import rate_limits
 logger = logging.getLogger(__name__)
 
 _PARTS = 12
+# Seconds that one call to Redis may take, and for which it is not called after a failure.
+_REDIS_PATIENCE = 0.5
+_REDIS_PAUSE = 5.0
 
 
 def limit_headers(quota: Quota, *, remaining: int, reset: float) -> dict[str, str]:
@@ -153,28 +157,35 @@ class RedisCounters:
         self._client = client
         self._fallback = fallback
         self._prefix = prefix
+        self._away_until = 0.0
 
     async def hit(self, key: str, quota: Quota, now: datetime) -> Tally:
         ends = _milliseconds(window_end(quota, now))
-        try:
-            answer: list[int] = await self._run(
-                _HIT, key, _milliseconds(now), ends, quota.limit, math.ceil(quota.period * 2000)
-            )
-        except (redis.exceptions.RedisError, OSError) as error:
-            logger.warning("event=rate_counter_fallback error=%s", type(error).__name__)
+        kept_for = math.ceil(quota.period * 2000)
+        answer = await self._ask(_HIT, key, _milliseconds(now), ends, quota.limit, kept_for)
+        if answer is None:
             return await self._fallback.hit(key, quota, now)
         allowed, used, wait = answer
         return Tally(allowed=bool(allowed), used=used, retry_after=wait / 1000)
 
     async def take_back(self, key: str, quota: Quota, now: datetime) -> None:
-        try:
-            await self._run(_TAKE_BACK, key, _milliseconds(now))
-        except (redis.exceptions.RedisError, OSError) as error:
-            logger.warning("event=rate_counter_fallback error=%s", type(error).__name__)
+        if await self._ask(_TAKE_BACK, key, _milliseconds(now)) is None:
             await self._fallback.take_back(key, quota, now)
 
-    async def _run(self, script: str, key: str, *arguments: int) -> Any:
-        return await self._client.eval(script, 1, self._prefix + key, *(str(argument) for argument in arguments))
+    async def _ask(self, script: str, key: str, *arguments: int) -> Any:
+        """None when Redis does not answer soon; it is then left alone for a while, or all log-ins would wait for it."""
+        loop_time = asyncio.get_running_loop().time
+        if loop_time() < self._away_until:
+            return None
+        try:
+            async with asyncio.timeout(_REDIS_PATIENCE):
+                return await self._client.eval(
+                    script, 1, self._prefix + key, *(str(argument) for argument in arguments)
+                )
+        except (redis.exceptions.RedisError, OSError) as error:
+            self._away_until = loop_time() + _REDIS_PAUSE
+            logger.warning("event=rate_counter_fallback error=%s", type(error).__name__)
+            return None
 
 
 def _milliseconds(moment: datetime) -> int:
