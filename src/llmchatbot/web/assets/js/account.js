@@ -106,12 +106,26 @@ function profile({ store, changed }) {
   const name = field("profile-name", t("username"), { value: user.username, minlength: "3", maxlength: "100", autocomplete: "nickname" });
   return [
     h("p.muted", {}, user.is_guest ? t("guestAccount") : user.email, h("br"), t("since", { date: longDate(user.created_at) })),
-    form([name.row], t("save"), async () => {
+    user.is_guest && upgrade(store, changed),
+    !user.is_guest && form([name.row], t("save"), async () => {
       store.user = await (await call("PUT", "/users/me", { body: { username: name.input.value.trim() } })).json();
       changed();
       toast(t("profileSaved"));
     }),
   ];
+}
+
+/** A guest who wants to stay. @param {import("./store.js").Store} store @param {() => void} changed */
+function upgrade(store, changed) {
+  const email = field("upgrade-email", t("email"), { type: "email", autocomplete: "username", maxlength: "254" });
+  const name = field("upgrade-name", t("username"), { minlength: "3", maxlength: "100", autocomplete: "nickname" });
+  const secret = field("upgrade-password", t("password"), { type: "password", minlength: "8", maxlength: "256", autocomplete: "new-password" });
+  return form([email.row, name.row, secret.row, h("p.muted", {}, t("passwordHint"))], t("upgrade"), async () => {
+    const body = { email: email.input.value.trim(), username: name.input.value.trim(), password: secret.input.value };
+    store.user = await (await call("POST", "/users/me/upgrade", { body })).json();
+    changed();
+    toast(t("upgraded"));
+  });
 }
 
 /** @param {Context} context */
@@ -120,7 +134,7 @@ function password({ store }) {
   const current = field("password-current", t("currentPassword"), { type: "password", autocomplete: "current-password" });
   const next = field("password-new", t("newPassword"), { type: "password", autocomplete: "new-password", minlength: "8", maxlength: "256" });
   return form([hidden, current.row, next.row, h("p.muted", {}, t("passwordHint"))], t("changePassword"), async () => {
-    await call("POST", "/users/me/password", { body: { current_password: current.input.value, new_password: next.input.value } });
+    await call("POST", "/users/me/password", { body: { old_password: current.input.value, new_password: next.input.value } });
     current.input.value = next.input.value = "";
     toast(t("passwordChanged"));
   });
@@ -144,7 +158,7 @@ function devices(context) {
 
 /** @param {any} session @param {() => Promise<void>} refill */
 function device(session, refill) {
-  const current = Boolean(session.current ?? session.is_current);
+  const current = Boolean(session.is_current);
   const name = deviceName(session.user_agent ?? "");
   const end = async () => {
     try {

@@ -82,7 +82,7 @@ export class Answer {
     const failed = event.type === "error";
     this.message.status = event.status ?? (failed ? "failed" : "completed");
     this.message.content = event.content ?? this.buffer;
-    this.message.is_incomplete = this.message.status !== "completed" || event.finish_reason === "length";
+    this.message.is_incomplete = this.message.status !== "completed";
     if (this.reasoning) this.message.reasoning = this.reasoning;
     if (failed) this.message.error = { code: event.code ?? "", text: event.error ?? "" };
     else this.count(event);
@@ -96,7 +96,9 @@ export class Answer {
     this.message.tokens = tokens;
     this.message.usage = { ...event.usage, output_tokens: tokens };
     // Only who heard the first word when it was said can tell how fast it was.
-    if (this.watched && seconds > 0.2) Object.assign(this.message.usage, { seconds, speed: tokens / seconds });
+    if (this.watched && seconds > 0.2) {
+      this.message.usage = { ...this.message.usage, seconds, speed: tokens / seconds };
+    }
   }
 
   /** Bring what has arrived into the message, at most once per frame and less often where painting is slow. */

@@ -2,7 +2,7 @@
 
 import { ApiError, insist } from "./api.js";
 import { openAccount } from "./account.js";
-import { call, onLeave, remembered, resume, sessionId } from "./auth.js";
+import { call, onLeave, remembered, resume } from "./auth.js";
 import { Composer } from "./composer.js";
 import { h, iconButton, mark, replace } from "./dom.js";
 import { Entrance } from "./entrance.js";
@@ -29,6 +29,9 @@ class App {
     this.composer = new Composer(this.store);
     this.feed = /** @type {Feed | null} */ (null);
     this.opened = /** @type {string | null} */ (null);
+    /** Chats to be read again. @type {Set<string>} */
+    this.waiting = new Set();
+    this.refreshTimer = 0;
     this.build();
     this.connect();
   }
@@ -158,12 +161,11 @@ class App {
     this.welcome.hidden = Boolean(this.opened);
     this.thread.element.hidden = !this.opened;
     if (this.opened) return;
-    const { username, is_guest: guest } = this.store.user ?? {};
     const ideas = list("ideas").map((idea) => h("button.idea", { type: "button", onclick: () => this.composer.put(idea) }, idea));
     replace(
       this.welcome,
       mark(),
-      h("h2.greeting", { dir: "auto" }, username && !guest ? t("greetingName", { name: username }) : t("greeting")),
+      h("h2.greeting", { dir: "auto" }, t("greeting")),
       h("div.ideas", {}, ideas),
     );
   }
@@ -231,36 +233,38 @@ class App {
       case "chat.created":
       case "chat.updated":
       case "chat.archived":
-      case "chat.restored":
-        this.refreshChat(id);
+        if (event.chat) this.store.put(event.chat);
+        else this.refreshChat(id);
+        // Another branch of the chat may be the current one now.
+        if (event.leaf_id && id === this.opened) void this.thread.sync().catch(explain);
         break;
       case "chat.deleted":
-        for (const gone of event.chat_ids ?? [id]) this.store.drop(gone);
+        this.store.drop(id);
         break;
       case "generation.started":
         this.store.setBusy(id, true);
         this.refreshChat(id);
-        if (id === this.opened) void this.thread.sync().catch(explain);
+        if (id === this.opened && !this.thread.knows(event)) void this.thread.sync().catch(explain);
         break;
       case "generation.ended":
         this.store.setBusy(id, false);
         this.refreshChat(id);
-        if (id === this.opened && !this.thread.answer) void this.thread.sync().catch(explain);
+        if (id === this.opened && !this.thread.knows(event)) void this.thread.sync().catch(explain);
         break;
       case "session.revoked":
-        if ((event.session ?? event.device_session_id ?? id) === sessionId()) void call("GET", "/users/me").catch(() => undefined);
+        // Asking is the surest way to learn whether it was this one; a refusal leads to the log-in page.
+        void call("GET", "/users/me").catch(() => undefined);
         break;
     }
   }
 
   /** Several events about one chat in a row cost one request. @param {string} id */
   refreshChat(id) {
-    this.waiting ??= new Set();
     this.waiting.add(id);
     this.refreshTimer ||= setTimeout(() => {
       this.refreshTimer = 0;
-      const ids = [...(this.waiting ?? [])];
-      this.waiting?.clear();
+      const ids = [...this.waiting];
+      this.waiting.clear();
       for (const each of ids) if (each) void this.store.fetch(each).catch(explain);
     }, 80);
   }

@@ -7,12 +7,13 @@ import { ApiError, request } from "./api.js";
 import { alone, hear, tell } from "./bus.js";
 import { forget, sleep, store, stored } from "./dom.js";
 
-const AHEAD = 60_000; // refresh this long before the end
-const FRESH = 20_000; // a token with less left than this is not used for a new request
+// Parts of a token's life, 15 minutes by default: refreshed when this much is left, and not used for a new request with less.
+const AHEAD = 0.15;
+const FRESH = 0.03;
 const NEIGHBOUR_WAIT = 120;
 const COOKIE = { "X-Refresh-Cookie": "1" };
 
-/** @typedef {{ token: string, expiresAt: number, user: string, session: string }} Access */
+/** @typedef {{ token: string, expiresAt: number, life: number, user: string }} Access times in milliseconds */
 
 /** @type {Access | null} */
 let access = null;
@@ -32,10 +33,6 @@ export function remembered() {
   return stored("signed-in", () => "") !== "";
 }
 
-export function sessionId() {
-  return access?.session ?? "";
-}
-
 /** Claims are read for comparison only; whether they are true is the server's business. @param {string} token */
 function claims(token) {
   try {
@@ -48,13 +45,9 @@ function claims(token) {
 
 /** @param {{access_token: string, expires_in: number}} answer */
 function accept(answer) {
-  const { sub = "", sid = "" } = claims(answer.access_token);
-  take({
-    token: answer.access_token,
-    expiresAt: Date.now() + answer.expires_in * 1000,
-    user: sub,
-    session: sid,
-  });
+  const { sub = "" } = claims(answer.access_token);
+  const life = answer.expires_in * 1000;
+  take({ token: answer.access_token, expiresAt: Date.now() + life, life, user: sub });
   tell("token", access);
 }
 
@@ -65,12 +58,13 @@ function take(next) {
   store("signed-in", "1");
   if (other) location.reload(); // somebody else logged in from another tab: nothing of the former may stay on screen
   clearTimeout(timer);
-  const spread = Math.random() * 15_000; // so that tabs do not all ask for the lock in the same moment
-  timer = setTimeout(() => void refreshQuietly(), Math.max(1_000, next.expiresAt - Date.now() - AHEAD - spread));
+  const spread = Math.random() * 0.1 * next.life; // so that tabs do not all ask for the lock in the same moment
+  const pause = next.expiresAt - Date.now() - AHEAD * next.life - spread;
+  timer = setTimeout(() => void refreshQuietly(), Math.max(1_000, pause));
 }
 
 function usable() {
-  return access !== null && access.expiresAt - Date.now() > FRESH;
+  return access !== null && access.expiresAt - Date.now() > FRESH * access.life;
 }
 
 /** Ask the other tabs for their token before spending a refresh. */

@@ -1,6 +1,6 @@
 // Runs before the first paint so that neither colours nor language flicker. A classic script: modules come too late.
 (() => {
-  const read = (key) => {
+  const read = (/** @type {string} */ key) => {
     try {
       return localStorage.getItem(key);
     } catch {

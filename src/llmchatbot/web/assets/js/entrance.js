@@ -24,7 +24,7 @@ export class Entrance {
     this.inputs = {};
     const form = h(
       "form.form",
-      { onsubmit: (/** @type {Event} */ event) => void this.send(event), novalidate: false },
+      { onsubmit: (/** @type {Event} */ event) => void this.send(event) },
       registering && this.field("username", "text", { autocomplete: "nickname", minlength: "3", maxlength: "100" }),
       this.field("email", "email", { autocomplete: "username", maxlength: "254", inputmode: "email" }),
       this.field("password", "password", {

@@ -52,10 +52,12 @@ export function setLanguage(next) {
   location.reload();
 }
 
-const clock = new Intl.DateTimeFormat(language, { hour: "2-digit", minute: "2-digit" });
-const dayAndMonth = new Intl.DateTimeFormat(language, { day: "numeric", month: "long" });
-const fullDate = new Intl.DateTimeFormat(language, { day: "numeric", month: "long", year: "numeric" });
-const monthAndYear = new Intl.DateTimeFormat(language, { month: "long", year: "numeric" });
+/** The same language as this country writes it, e.g. British dates for a British browser. */
+const locale = navigator.languages.find((name) => name.toLowerCase().startsWith(language)) ?? language;
+const clock = new Intl.DateTimeFormat(locale, { hour: "numeric", minute: "2-digit" });
+const dayAndMonth = new Intl.DateTimeFormat(locale, { day: "numeric", month: "long" });
+const fullDate = new Intl.DateTimeFormat(locale, { day: "numeric", month: "long", year: "numeric" });
+const monthAndYear = new Intl.DateTimeFormat(locale, { month: "long", year: "numeric" });
 
 /** Whole days of the calendar between then and now. @param {Date} date */
 function daysAgo(date) {

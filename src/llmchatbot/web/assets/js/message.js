@@ -32,6 +32,8 @@ export class MessageView {
     this.message = message;
     this.actions = actions;
     this.last = false;
+    this.connection = "";
+    this.footState = "";
     this.element = h(`article.message.${message.role}`, { dataset: { id: message.id } });
     if (message.role === "user") this.buildUser();
     else this.buildAnswer();
@@ -127,7 +129,6 @@ export class MessageView {
       if (this.connection) parts = [h("span.pulse"), t(this.connection)];
       else if (!content && !reasoning) parts = [h("span.dots", {}, h("i"), h("i"), h("i")), h("span.visually-hidden", {}, t("waiting"))];
     } else if (status !== "completed") parts = [this.ending(), ...this.remedies()];
-    else if (this.message.is_incomplete) parts = this.remedies();
     this.state.hidden = parts.length === 0;
     this.state.className = `state state-${status}`;
     replace(this.state, parts);

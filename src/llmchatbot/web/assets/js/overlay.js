@@ -5,14 +5,14 @@ import { t } from "./i18n.js";
 
 /**
  * A modal dialog; resolves when it is closed, with the value it was closed with.
- * @param {string} title @param {(close: (value?: any) => void) => any} content @param {{ wide?: boolean }} [options]
+ * @param {string} title @param {(close: (value?: any) => void) => any} content what stands below the title @param {{ wide?: boolean }} [options]
  * @returns {Promise<any>}
  */
 export function dialog(title, content, { wide = false } = {}) {
   return new Promise((resolve) => {
     /** @type {any} */
     let result;
-    const close = (/** @type {any} */ value) => {
+    const close = (/** @type {any} */ value = undefined) => {
       result = value;
       element.close();
     };
@@ -30,7 +30,7 @@ export function dialog(title, content, { wide = false } = {}) {
     element.addEventListener("click", (event) => pressed && event.target === element && close());
     document.body.append(element);
     element.showModal();
-    element.querySelector("[autofocus]")?.focus();
+    /** @type {HTMLElement | null} */ (element.querySelector("[autofocus]"))?.focus();
   });
 }
 

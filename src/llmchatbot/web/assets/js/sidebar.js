@@ -25,6 +25,7 @@ export class Sidebar extends Publisher {
     /** @type {Map<string, HTMLElement>} */
     this.rows = new Map();
     this.searchRun = 0;
+    this.timer = 0;
     this.build();
     for (const list of [store.living, store.archive]) list.on("change", () => this.paint());
     store.on("busy", (id) => this.paintRow(id));
@@ -161,8 +162,9 @@ export class Sidebar extends Publisher {
     link.setAttribute("title", title);
     if (id === this.current) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
-    busy.hidden = !this.store.busy.has(id);
-    replace(busy, busy.hidden ? null : h("span.visually-hidden", {}, t("answering")));
+    const writing = this.store.busy.has(id);
+    busy.toggleAttribute("hidden", !writing);
+    replace(busy, writing && h("span.visually-hidden", {}, t("answering")));
     const label = t("chatMenu", { title });
     more.setAttribute("aria-label", label);
     more.setAttribute("title", label);
@@ -255,7 +257,7 @@ export class Sidebar extends Publisher {
     return h(
       "a.result",
       { href: address, onclick: () => this.emit("close") },
-      h("span.result-title", { dir: "auto" }, hit.message_id ? hit.chat_title : marked(hit.snippet || hit.chat_title)),
+      h("span.result-title", { dir: "auto" }, hit.message_id ? hit.title : marked(hit.snippet || hit.title)),
       hit.message_id && h("span.result-text", { dir: "auto" }, marked(hit.snippet)),
       h("span.result-time", {}, when(hit.created_at)),
     );

@@ -29,26 +29,37 @@ export class Thread extends Publisher {
     this.jump.classList.add("jump");
     this.jump.hidden = true;
     this.element = h("div.thread-frame", {}, this.scroller, this.jump);
-    this.clear();
-    this.watchScrolling();
-  }
-
-  clear() {
-    this.answer?.leave();
     this.answer = /** @type {Answer | null} */ (null);
     this.chatId = "";
     /** Oldest first; a contiguous end of the chat. @type {Message[]} */
     this.messages = [];
     /** @type {Map<string, MessageView>} */
     this.views = new Map();
-    this.first = 0; // the window over `messages` that is in the page
+    /** The window over `messages` that is in the page: from `first` to before `end`. */
+    this.first = 0;
     this.end = 0;
     /** @type {string | null} */
     this.next = null;
     this.loading = false;
     this.pinned = true;
     this.sending = 0;
-    this.visit = (this.visit ?? 0) + 1; // answers of requests for a chat that was left are dropped
+    /** Rises with every chat that is opened: what was asked for on an earlier visit is dropped. */
+    this.visit = 0;
+    this.edges = this.watchScrolling();
+  }
+
+  clear() {
+    this.answer?.leave();
+    this.answer = null;
+    this.chatId = "";
+    this.messages = [];
+    this.views.clear();
+    this.first = this.end = 0;
+    this.next = null;
+    this.loading = false;
+    this.pinned = true;
+    this.sending = 0;
+    this.visit += 1;
     this.list.replaceChildren();
     this.top.hidden = true;
     this.jump.hidden = true;
@@ -116,7 +127,7 @@ export class Thread extends Publisher {
     }, { root: this.scroller, rootMargin: "1500px 0px" });
     edges.observe(this.top);
     edges.observe(this.bottom);
-    this.edges = edges;
+    return edges;
   }
 
   scrolled() {
@@ -174,15 +185,15 @@ export class Thread extends Publisher {
 
   /** An observer speaks only of changes: ask again whether the edge is still near. @param {Element} edge */
   lookAgain(edge) {
-    this.edges?.unobserve(edge);
-    this.edges?.observe(edge);
+    this.edges.unobserve(edge);
+    this.edges.observe(edge);
   }
 
   async fetchEarlier() {
     const { visit } = this;
     this.loading = true;
     try {
-      const response = await call("GET", /** @type {string} */ (this.next));
+      const response = await call("GET", /** @type {string} */ (this.next).replace(`limit=${STEP}`, `limit=${2 * STEP}`));
       /** @type {Message[]} */
       const page = (await response.json()).reverse();
       if (visit !== this.visit) return;
@@ -220,7 +231,7 @@ export class Thread extends Publisher {
     let place = this.list.firstChild;
     for (const message of wanted) {
       const { element } = this.view(message);
-      if (element === place) place = place.nextSibling;
+      if (place && element === place) place = place.nextSibling;
       else this.list.insertBefore(element, place);
     }
     for (const message of wanted) this.view(message).setLast(message === last);
@@ -263,6 +274,13 @@ export class Thread extends Publisher {
     element.classList.add("found");
     setTimeout(() => element.classList.remove("found"), 2_400);
     return true;
+  }
+
+  /** Is this event about an answer whose state this tab has at first hand? @param {any} event */
+  knows(event) {
+    const message = this.messages.find((one) => one.generation_id === event.generation_id);
+    if (!message) return false;
+    return this.answer?.message === message || (event.type === "generation.ended" && message.status !== "streaming");
   }
 
   // ── the answer being written ─────────────────────────────────────────────────────────────────────────────────────
@@ -326,13 +344,17 @@ export class Thread extends Publisher {
    * exactly once. Raises ApiError when it is refused.
    * @param {string} content @param {string} model @param {string} [key] of an earlier try
    */
-  async send(content, model, key = randomId()) {
+  async send(content, model, key = "") {
+    const repeated = key !== "";
+    key ||= randomId();
     const { chatId, visit } = this;
     const outbox = `outbox:${this.store.user.id}:${chatId}`;
     keep(outbox, JSON.stringify({ content, model, key }));
     const local = localMessage(key, content, this.messages.at(-1));
     this.sending += 1;
-    this.add(local);
+    // After a reload the server may have it already, only its answer to us was lost.
+    const here = this.messages.findLast((message) => message.role === "user")?.content === content;
+    if (!here || !repeated) this.add(local);
     try {
       const send = () => call("POST", `/chats/${chatId}/messages`, { body: { content, model: model || undefined }, headers: { "Idempotency-Key": key } });
       const response = await insist(send, () => this.mark(local, "again"));
@@ -383,7 +405,7 @@ export class Thread extends Publisher {
     this.views.delete(local.id);
     // The same question may be here already: joined by its key after a reload.
     const twin = this.messages.find((message) => message.id === answer.message.id);
-    if (twin) {
+    if (twin || !view) {
       view?.element.remove();
       this.take(local);
     } else {
@@ -405,10 +427,11 @@ export class Thread extends Publisher {
 
   /** Continue an answer, or make another one. @param {Message} message @param {"continue" | "regenerate"} how */
   async again(message, how) {
-    if (this.answer) return;
+    if (this.answer || this.sending) return;
     const { chatId, visit } = this;
+    this.sending += 1;
     try {
-      const response = await call("POST", `/chats/${chatId}/messages/${message.id}/${how}`, { headers: { "Idempotency-Key": randomId() }, body: {} });
+      const response = await call("POST", `/chats/${chatId}/messages/${message.id}/${how}`, { body: {} });
       const { generation } = await response.json();
       if (visit !== this.visit) return;
       this.take(message);
@@ -418,7 +441,9 @@ export class Thread extends Publisher {
       this.follow(next, how === "regenerate");
     } catch (error) {
       this.emit("trouble", explain(error));
-      if (error instanceof ApiError && error.status === 409) await this.sync();
+      if (error instanceof ApiError && error.status === 409) queueMicrotask(() => void this.sync().catch(explain));
+    } finally {
+      if (visit === this.visit) this.sending -= 1;
     }
   }
 
@@ -427,9 +452,9 @@ export class Thread extends Publisher {
     if (message.usage?.speed || !message.generation_id) return;
     try {
       const generation = await get(`/generations/${message.generation_id}`);
-      const seconds = (Date.parse(generation.finished_at) - Date.parse(generation.started_at)) / 1000;
-      const usage = { output_tokens: message.tokens, ...generation.usage, ...message.usage };
-      if (seconds > 0) Object.assign(usage, { seconds, speed: (usage.output_tokens ?? 0) / seconds });
+      const seconds = (Date.parse(generation.finished_at) - Date.parse(generation.created_at)) / 1000;
+      const usage = { output_tokens: message.tokens, ...message.usage };
+      if (seconds > 0) Object.assign(usage, { seconds, speed: usage.output_tokens / seconds });
       message.usage = usage;
     } catch (error) {
       explain(error); // the token count of the message itself is shown all the same

@@ -65,7 +65,6 @@ export default {
   undo: "Undo",
 
   greeting: "What would you like to talk about?",
-  greetingName: "What would you like to talk about, {name}?",
   ideas: [
     "Explain keyset paging with a short example",
     "Plan four quiet days in Lisbon",
@@ -143,7 +142,9 @@ export default {
   settings: "Settings",
   profile: "Profile",
   since: "Here since {date}",
-  guestAccount: "Guest account; it will be deleted 24 hours after it was made.",
+  guestAccount: "Guest account; it will be deleted 24 hours after it was made. Register here to keep it with all its chats.",
+  upgrade: "Keep this account",
+  upgraded: "This account is yours now; all its chats are kept.",
   profileSaved: "Your name is saved.",
   changePassword: "Change password",
   currentPassword: "Current password",
