@@ -1,4 +1,7 @@
-"""Server processes of a test: they share its database, and end with it."""
+"""Server processes of a test. `node` is shared by all tests of a session: people in it never meet.
+
+`start_node` makes processes of the test's own, on the test's own database: for whoever kills, stops or tunes them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import pytest
 from nodes import Node, Person, database_environment
 
 from llmchatbot.database.address import Address
+from tests.conftest import PostgresServer, run_apart
 
 StartNode = Callable[..., Awaitable[Node]]
 
@@ -28,12 +32,24 @@ def start_node(tmp_path: Path, database: Address) -> Iterator[StartNode]:
         node.end()
 
 
-@pytest.fixture
-async def node(start_node: StartNode) -> Node:
-    return await start_node()
+@pytest.fixture(scope="session")
+def node(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    address = run_apart(postgres.create())
+    node = Node(tmp_path_factory.mktemp("node"), database_environment(address))
+    run_apart(node.start())
+    yield node
+    node.end()
+    run_apart(postgres.drop(address.database))
 
 
 @pytest.fixture
 async def person(node: Node) -> AsyncIterator[Person]:
+    async with Person(node) as somebody:
+        yield somebody
+
+
+@pytest.fixture
+async def stranger(node: Node) -> AsyncIterator[Person]:
+    """Somebody else on the same node."""
     async with Person(node) as somebody:
         yield somebody

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 import pytest
-from nodes import Event, Person, read_events, text_of
+from nodes import Event, Node, Person, read_events, text_of
+
+StartNode = Callable[..., Awaitable[Node]]
 
 SLOW = "[[rate=50 tokens=200]]"
 SHORT = "[[rate=0 tokens=30]]"
@@ -297,7 +300,7 @@ async def test_recorded_prompt_names_messages_parameters_and_model(person: Perso
     assert prompt["parameters"]["temperature"] == 0.5
 
 
-async def test_heartbeats_are_comment_lines_without_a_blank_line(start_node, database) -> None:  # type: ignore[no-untyped-def]
+async def test_heartbeats_are_comment_lines_without_a_blank_line(start_node: StartNode) -> None:
     node = await start_node(STREAM_HEARTBEAT="1s")
     async with Person(node) as person:
         generation = await person.start(await person.chat(), "[[first=20 tokens=3]]")

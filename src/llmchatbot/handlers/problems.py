@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from litestar import MediaType, Request, Response
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.utils.scope.state import ScopeState
 
 from llmchatbot.errors import (
     AppError,
@@ -33,6 +34,10 @@ _BY_STATUS: dict[int, type[AppError]] = {
     error.status: error
     for error in (InvalidInput, Unauthenticated, NotFound, MethodNotAllowed, BodyTooLarge, UnsupportedMediaType)
 }
+# A high half without a low one behind it, or a low one without a high one before it.
+_LONE_SURROGATE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
 _PATH_OF_MSGSPEC = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 
 
@@ -89,21 +94,25 @@ def handle_app_error(request: Request[Any, Any, Any], error: AppError) -> Respon
 
 def handle_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Litestar's own refusals: no route, wrong method, a body that does not fit."""
-    return render(translate(error))
+    return render(translate(error, _body_of(request)))
 
 
-def translate(error: HTTPException) -> AppError:
+def _body_of(request: Request[Any, Any, Any]) -> bytes:
+    """As far as it was read: the decoder's own words do not say which fault a body has."""
+    body = ScopeState.from_scope(request.scope).body
+    return body if isinstance(body, bytes) else b""
+
+
+def translate(error: HTTPException, body: bytes = b"") -> AppError:
     if isinstance(error, ValidationException):
         return _invalid(error)
     if error.status_code == HTTPStatus.BAD_REQUEST:
-        return _malformed(error)
+        return _malformed(body)
     known = _BY_STATUS.get(error.status_code, InternalError)
     return known(headers={key: value for key, value in (error.headers or {}).items() if key.lower() == "allow"})
 
 
 def _invalid(error: ValidationException) -> AppError:
-    if "surrogate" in str(error.__cause__ or ""):
-        return UnprocessableInput("The body contains a lone surrogate; remove it.", errors=[FieldError("body", "lone surrogate")])
     fields = [_field_error(entry) for entry in error.extra or [] if isinstance(entry, dict)]
     if not fields:
         return InvalidInput(errors=[FieldError("body", "is not what this address takes")])
@@ -119,13 +128,16 @@ def _field_error(entry: dict[str, Any]) -> FieldError:
         unknown := re.search(r"missing required field `([^`]+)`", message)
     ):
         field = unknown[1]
-    return FieldError(field, _PATH_OF_MSGSPEC.sub("", message))
+    # A pattern is for programs; they find it in the OpenAPI document.
+    message = re.sub(r"Expected `str` matching regex .*", "has the wrong form", _PATH_OF_MSGSPEC.sub("", message))
+    return FieldError(field, message)
 
 
-def _malformed(error: HTTPException) -> AppError:
-    cause = str(error.__cause__ or error.detail)
-    if "surrogate" in cause:
-        return UnprocessableInput("The body contains a lone surrogate; remove it.", errors=[FieldError("body", "lone surrogate")])
+def _malformed(body: bytes) -> AppError:
+    if _LONE_SURROGATE.search(body):
+        return UnprocessableInput(
+            "The body contains a lone surrogate; remove it.", errors=[FieldError("body", "must not contain lone surrogates")]
+        )
     return MalformedBody(errors=[FieldError("body", "is not valid JSON")])
 
 

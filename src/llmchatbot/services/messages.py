@@ -5,10 +5,12 @@ After that commit a request is never refused: what goes wrong later is an event 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -92,6 +94,7 @@ class MessageService:
         self._limits = limits
         self._node_id = node_id
         self._draining = draining
+        self._turns = Turns()
 
     async def send(self, principal: Principal, chat_id: UUID, request: Send) -> Sent:
         """Raises NotFound, ChatArchived, ChatBusy, IdempotencyKeyReused, TooManyGenerations, UnknownModel, Draining."""
@@ -164,7 +167,8 @@ class MessageService:
             raise Draining
         user_id = principal.user_id
         for attempt in range(_ATTEMPTS):
-            async with self._database.transaction() as transaction:
+            # The turn is taken before a connection is: one person's clicks must not hold the pool of everybody.
+            async with self._turns.of(user_id), self._database.transaction() as transaction:
                 chat = await messages.lock_chat(transaction, user_id, chat_id)
                 await messages.lock_user(transaction, user_id)
                 decided = await write(transaction, chat)
@@ -263,6 +267,19 @@ class MessageService:
                 await user_events.append(transaction, generation.user_id, updated)
         await answer_log.append_first(transaction, generation.id, events)
         return events
+
+
+class Turns:
+    """One at a time per person, within this process. The database's locks are what holds between processes."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
+
+    def of(self, user_id: UUID) -> asyncio.Lock:
+        lock = self._locks.get(user_id)
+        if lock is None:
+            lock = self._locks[user_id] = asyncio.Lock()
+        return lock
 
 
 def _new_generation(plan: _Plan, question: UUID, user_id: UUID, node_id: UUID) -> Generation:

@@ -55,6 +55,7 @@ class Stream:
         "_send",
         "delivered_end",
         "farewell",
+        "gone",
         "heartbeat_due",
         "last_sent",
         "sending_since",
@@ -73,6 +74,7 @@ class Stream:
         self.session_id = session_id
         self.task: asyncio.Task[None] | None = None
         self.farewell = False
+        self.gone = False
         self.heartbeat_due = False
         self.sending_since: float | None = None
         self.last_sent = clock.monotonic()
@@ -86,15 +88,19 @@ class Stream:
         head = opening
         sent = False
         deadline = None if poll_seconds is None else self._clock.monotonic() + poll_seconds
-        while not self.farewell:
+        while not self.gone:
             source = self.source
+            if self.farewell:
+                await self._write(head + self._format.farewell(source.stream_id, self.seq))
+                return
             if source.last > self.seq:
                 payloads = self._next_piece(source)
                 await self._write(head + self._format.encode(source.stream_id, self.seq + 1, payloads))
                 head, sent = b"", True
                 self.seq += len(payloads)
                 if source.ended and self.seq >= source.last:
-                    self.delivered_end = True
+                    # The server takes writes for a connection that is closed, so this is asked, not assumed.
+                    self.delivered_end = not self.gone
                     return
             elif source.ended:
                 return
@@ -108,7 +114,11 @@ class Stream:
                 await self._write(self._format.heartbeat)
             else:
                 await source.wait()
-        await self._write(self._format.farewell(self.source.stream_id, self.seq))
+
+    def leave(self) -> None:
+        """The reader has closed its connection."""
+        self.gone = True
+        self.source.wake()
 
     def _next_piece(self, source: Source) -> Sequence[str]:
         payloads = source.since(self.seq + 1, _EVENTS_PER_WRITE)
