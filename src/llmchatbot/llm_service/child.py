@@ -11,11 +11,11 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import secrets
 import signal
 import socket
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -24,9 +24,8 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from llmchatbot.config import Settings
 from llmchatbot.errors import StartupError
-from llmchatbot.llm_service.engine import EngineSettings, installed, require_installed
+from llmchatbot.llm_service.engine import EngineSettings, require_installed
 from llmchatbot.llm_service.machine import usable_cores
 from llmchatbot.llm_service.service import READY
 from llmchatbot.tasks import Supervisor
@@ -76,6 +75,11 @@ class ChildSettings(msgspec.Struct, frozen=True, kw_only=True):
     check_interval: float = 5.0
     check_timeout: float = 5.0
     drain: float = 5.0  # the product has drained its own answers before it stops this
+
+
+def settings_for(model: Path) -> ChildSettings:
+    """What a supervised child is started with: four slots, and one core left for the product."""
+    return ChildSettings(model=model, engine=EngineSettings(threads=max(1, usable_cores() - 1)))
 
 
 class LocalModelChild:
@@ -247,6 +251,36 @@ class LocalModelChild:
         await process.wait()
 
 
+class LocalModelThread:
+    """The same for a parent without an event loop, such as the launcher: the supervision runs in a thread."""
+
+    def __init__(self, settings: ChildSettings) -> None:
+        self._settings = settings
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="local-model", daemon=True)
+        self._child: LocalModelChild | None = None
+
+    def start_blocking(self) -> tuple[str, str]:
+        """See `LocalModelChild.start`."""
+        self._thread.start()
+        self._child = LocalModelChild(self._settings)
+        try:
+            return asyncio.run_coroutine_threadsafe(self._child.start(), self._loop).result()
+        except BaseException:
+            self.stop_blocking()
+            raise
+
+    def stop_blocking(self) -> None:
+        """Ends the child, then the thread. May be called twice."""
+        if self._loop.is_closed():
+            return
+        if self._child is not None:
+            asyncio.run_coroutine_threadsafe(self._child.stop(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
 async def _lines(stream: asyncio.StreamReader | None) -> AsyncIterator[str]:
     while stream is not None:
         try:
@@ -262,28 +296,3 @@ def _listen() -> socket.socket:
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     listener.setblocking(False)
     return listener
-
-
-def find_local_model(settings: Settings) -> Path | None:
-    """The model that `make run` starts: LOCAL_MODEL, else the newest `*.gguf` in DATA_DIR/models; None: there is none.
-
-    Without the extra `local` files in DATA_DIR are left alone, but LOCAL_MODEL, asked for by name, is returned: the
-    child then says what to install.
-    """
-    if settings.model.local_model:
-        return Path(settings.model.local_model)
-    folder = settings.server.data_dir / "models"
-    if not installed() or not folder.is_dir():
-        return None
-    # A projector for pictures is no model, and of a model in parts only the first is opened.
-    files = [
-        file
-        for file in folder.glob("*.gguf")
-        if not file.name.startswith("mmproj") and not re.search(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", file.name)
-    ]
-    return max(files, key=lambda file: file.stat().st_mtime, default=None)
-
-
-def settings_for(model: Path) -> ChildSettings:
-    """What a supervised child is started with: four slots, and one core left for the product."""
-    return ChildSettings(model=model, engine=EngineSettings(threads=max(1, usable_cores() - 1)))

@@ -11,8 +11,6 @@ from llmchatbot.config import Duration, load
 from llmchatbot.errors import StartupError
 from llmchatbot.llm_service.engine import EngineSettings
 from llmchatbot.llm_service.machine import usable_cores
-from llmchatbot.llm_service.service import ServiceSettings
-from llmchatbot.llm_service.service import run as run_service
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM. Raises StartupError for what the operator must mend."""
+    from llmchatbot.llm_service import service  # noqa: PLC0415 # other commands should not load a web server
+
     settings = load()
     logging.basicConfig(
         level=settings.server.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     model = args.model or (Path(settings.model.local_model) if settings.model.local_model else None)
     if model is None:
         raise StartupError("Name the model: llmchatbot llm-service --model FILE.gguf (or set LOCAL_MODEL).")
-    run_service(
-        ServiceSettings(
+    service.run(
+        service.ServiceSettings(
             model=model,
             host=args.host,
             port=args.port,

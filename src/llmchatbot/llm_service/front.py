@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from llmchatbot.llm_service.bodies import MAX_BODY, chat_request, generate_body
+from llmchatbot.llm_service.machine import LOOPBACK
 from llmchatbot.llm_service.metrics import Metrics
 from llmchatbot.llm_service.outputs import CallerLeftError, NdjsonOutput, ObjectOutput, Output, SseOutput, refusal
 from llmchatbot.llm_service.relay import ANSWER_TIME, EngineClient, RefusedError
@@ -21,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 BODY_TIME = 15.0
 """Seconds a caller has to send a body."""
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 NDJSON_PATH = "/api/v1/generate/stream"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

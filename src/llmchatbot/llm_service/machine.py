@@ -1,4 +1,4 @@
-"""What this machine has left: memory and cores, as a container sees them, and the instructions the engine needs."""
+"""What this machine is: its memory and cores as a container sees them, its instructions, its own names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 from llmchatbot.errors import StartupError
 
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+"""The names of this machine that nobody else can reach."""
 _UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as a number near 2^63
 
 

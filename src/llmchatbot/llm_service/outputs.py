@@ -12,63 +12,12 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from llmchatbot.llm_service.chunks import Chunk, Delta, Timings, parse
 from llmchatbot.llm_service.relay import KEEP_ALIVE, RefusedError, interrupted
 
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
 _DONE = b"[DONE]"
-
-
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _ToolCall(msgspec.Struct):
-    index: int = 0
-    id: str | None = None
-    function: _Function = msgspec.field(default_factory=_Function)
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[_ToolCall] | None = None
-
-
-class _Choice(msgspec.Struct):
-    delta: _Delta = msgspec.field(default_factory=_Delta)
-    finish_reason: str | None = None
-
-
-class _Timings(msgspec.Struct):
-    prompt_n: int = 0  # read for this answer
-    cache_n: int = 0  # found in the cache
-    predicted_n: int = 0
-
-
-class _Chunk(msgspec.Struct):
-    id: str = ""
-    created: int = 0
-    model: str = ""
-    choices: list[_Choice] = []
-    timings: _Timings | None = None
-    usage: dict[str, Any] | None = None
-    error: Any = None
-
-
-_CHUNK = msgspec.json.Decoder(_Chunk)
 _encode = msgspec.json.Encoder().encode
-
-
-def _parse(payload: bytes) -> _Chunk:
-    """Raises RefusedError when the engine reports a failure in mid-stream, or writes what is no chunk."""
-    try:
-        chunk = _CHUNK.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise interrupted() from error
-    if chunk.error is not None:
-        raise interrupted()
-    return chunk
 
 
 class CallerLeftError(Exception):
@@ -108,7 +57,7 @@ class Output(ABC):
     @abstractmethod
     async def _sign_of_life(self) -> None: ...
 
-    def _count(self, timings: _Timings) -> None:
+    def _count(self, timings: Timings) -> None:
         self.input_tokens = timings.prompt_n + timings.cache_n
         self.output_tokens = timings.predicted_n
 
@@ -159,7 +108,7 @@ class NdjsonOutput(_Stream):
         for payload in payloads:
             if payload == _DONE:
                 continue
-            chunk = _parse(payload)
+            chunk = parse(payload)
             if chunk.timings is not None:
                 self._count(chunk.timings)
             for choice in chunk.choices:
@@ -214,7 +163,7 @@ class SseOutput(_Stream):
             if payload == _DONE:
                 self._done = True
             elif b'"timings"' in payload or payload.startswith(b'{"error"'):
-                chunk = _parse(payload)
+                chunk = parse(payload)
                 if chunk.timings is not None:
                     self._count(chunk.timings)
             elif b'"content":null' not in payload:
@@ -249,7 +198,7 @@ class ObjectOutput(Output):
         self._text: list[str] = []
         self._thoughts: list[str] = []
         self._calls: dict[int, dict[str, Any]] = {}
-        self._last = _Chunk()
+        self._last = Chunk()
         self._usage: dict[str, Any] | None = None
         self._reason: str | None = None
 
@@ -258,7 +207,7 @@ class ObjectOutput(Output):
         for payload in payloads:
             if payload == _DONE:
                 continue
-            self._last = chunk = _parse(payload)
+            self._last = chunk = parse(payload)
             self._usage = chunk.usage or self._usage
             if chunk.timings is not None:
                 self._count(chunk.timings)
@@ -266,7 +215,7 @@ class ObjectOutput(Output):
                 self._reason = choice.finish_reason or self._reason
                 self._add(choice.delta)
 
-    def _add(self, delta: _Delta) -> None:
+    def _add(self, delta: Delta) -> None:
         if delta.content:
             self._saw_token()
             self._text.append(delta.content)

@@ -23,8 +23,8 @@ from llmchatbot.llm_service.engine import (
     require_installed,
     require_memory,
 )
-from llmchatbot.llm_service.front import LOOPBACK, About, Front
-from llmchatbot.llm_service.machine import available_memory, require_instructions
+from llmchatbot.llm_service.front import About, Front
+from llmchatbot.llm_service.machine import LOOPBACK, available_memory, require_instructions
 from llmchatbot.llm_service.model_file import inspect
 from llmchatbot.llm_service.relay import EngineClient
 
