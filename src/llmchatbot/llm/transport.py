@@ -15,7 +15,14 @@ from typing import Literal
 import aiohttp
 import msgspec
 
-from llmchatbot.errors import ModelError, ModelInterrupted, ModelMisconfigured, ModelTimeout, ModelUnavailable
+from llmchatbot.errors import (
+    ModelError,
+    ModelInterrupted,
+    ModelMisconfigured,
+    ModelProtocolError,
+    ModelTimeout,
+    ModelUnavailable,
+)
 from llmchatbot.llm.endpoint import Endpoint, TimeLimits
 from llmchatbot.llm.http_errors import in_band, refusal
 
@@ -113,9 +120,11 @@ class HttpTransport:
             )
         except aiohttp.ConnectionTimeoutError as error:
             raise timed_out("connect", endpoint.limits) from error
+        except TimeoutError:
+            raise
+        except aiohttp.ClientResponseError as error:
+            raise ModelProtocolError(f"What answers at {endpoint.url_setting} does not speak HTTP.") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            if isinstance(error, TimeoutError):
-                raise
             _log.warning("upstream unreachable host=%s error=%s", endpoint.host, type(error).__name__)
             raise ModelUnavailable(
                 f"The model's service cannot be reached; is it running, and is {endpoint.url_setting} right?"

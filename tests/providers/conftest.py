@@ -1,0 +1,33 @@
+"""Fixtures of the protocol tests; the recordings themselves are in `tests/support/model_recordings.py`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from model_recordings import RECORDINGS, RawServer, Recording
+
+from llmchatbot.llm.transport import HttpTransport
+
+
+@pytest.fixture(params=list(RECORDINGS))
+def recording(request: pytest.FixtureRequest) -> Recording:
+    """Each protocol in turn: one suite for all."""
+    return RECORDINGS[request.param]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[RawServer]:
+    """A server on a free loopback port."""
+    raw = RawServer()
+    await raw.start()
+    yield raw
+    await raw.stop()
+
+
+@pytest.fixture
+async def transport() -> AsyncIterator[HttpTransport]:
+    """A real transport, closed at the end."""
+    real = HttpTransport()
+    yield real
+    await real.aclose()

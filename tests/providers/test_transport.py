@@ -1,0 +1,267 @@
+"""Faults over a real socket: every limit, every refusal, every way to leave; and where the key may go."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import msgspec
+import pytest
+from model_recordings import CANARY, ENDPOINT, KEY, PROMPT, RawServer, Recording, ask
+
+from llmchatbot.errors import ModelError, ModelMisconfigured, ModelTimeout
+from llmchatbot.llm.endpoint import Endpoint, TimeLimits
+from llmchatbot.llm.events import Finished, TextDelta
+from llmchatbot.llm.openai_chat import OpenAiChatModel
+from llmchatbot.llm.transport import HttpRequest, HttpTransport
+
+GOOD = b'data: {"choices":[{"delta":{"content":"hi"}}]}\n\n'
+END = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+
+
+def endpoint(server: RawServer, **limits: float) -> Endpoint:
+    values = {"connect": 1.0, "first_byte": 0.25, "chunk": 0.25, "whole": 5.0, **limits}
+    return msgspec.structs.replace(ENDPOINT, url=server.url, limits=TimeLimits(**values))
+
+
+def model(server: RawServer, transport: HttpTransport, **limits: float) -> OpenAiChatModel:
+    return OpenAiChatModel(transport, endpoint(server, **limits))
+
+
+async def test_every_protocol_over_a_real_socket(
+    recording: Recording, server: RawServer, transport: HttpTransport
+) -> None:
+    middle = len(recording.good) // 2
+    server.answer(recording.good[:middle], recording.good[middle:], media=recording.media)
+    answer = await ask(recording.build(transport, endpoint(server)))
+    assert answer.error is None
+    assert answer.text == recording.text
+    await asyncio.wait_for(server.all_closed.wait(), 2)
+
+
+async def test_a_cut_connection_is_interrupted(
+    recording: Recording, server: RawServer, transport: HttpTransport
+) -> None:
+    server.answer(recording.tokens(["a", "b"]), media=recording.media, then="cut")
+    answer = await ask(recording.build(transport, endpoint(server)))
+    assert answer.text == "ab"
+    assert answer.error is not None
+    assert answer.error.code == "model_interrupted"
+
+
+async def test_silence_between_two_pieces_ends_by_the_chunk_limit(
+    recording: Recording, server: RawServer, transport: HttpTransport
+) -> None:
+    server.answer(recording.tokens(["a"]), media=recording.media, then="stall")
+    answer = await ask(recording.build(transport, endpoint(server)))
+    assert answer.text == "a"
+    assert isinstance(answer.error, ModelTimeout)
+    assert answer.error.extra["limit"] == "chunk"
+    await asyncio.wait_for(server.all_closed.wait(), 2)
+
+
+@pytest.mark.parametrize(
+    "head", [b"", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"], ids=["no head", "head"]
+)
+async def test_a_first_byte_that_does_not_come_ends_by_its_limit(
+    server: RawServer, transport: HttpTransport, head: bytes
+) -> None:
+    server.answer_raw(head, then="stall")
+    answer = await ask(model(server, transport))
+    assert isinstance(answer.error, ModelTimeout)
+    assert answer.error.extra == {"limit": "first_byte", "seconds": 0.25}
+    await asyncio.wait_for(server.all_closed.wait(), 2)
+
+
+async def test_the_whole_answer_has_a_limit_even_while_pieces_come(server: RawServer, transport: HttpTransport) -> None:
+    server.answer(*[GOOD] * 3, then="stall")
+    answer = await ask(model(server, transport, chunk=5.0, whole=0.3))
+    assert answer.text == "hihihi"
+    assert isinstance(answer.error, ModelTimeout)
+    assert answer.error.extra["limit"] == "whole"
+
+
+async def test_a_reader_who_pauses_is_not_taken_for_a_silent_model(server: RawServer, transport: HttpTransport) -> None:
+    server.answer(GOOD, END)
+    batches = model(server, transport, chunk=0.1).stream(PROMPT)
+    events = await anext(batches)
+    await asyncio.sleep(0.35)
+    async for batch in batches:
+        events += batch
+    assert Finished("stop") in events
+
+
+async def test_a_finish_reason_without_done_is_a_whole_answer_even_when_the_server_holds_on(
+    server: RawServer, transport: HttpTransport
+) -> None:
+    server.answer(GOOD, END.removesuffix(b"data: [DONE]\n\n"), then="stall")
+    answer = await ask(model(server, transport, chunk=0.2))
+    assert answer.error is None
+    assert answer.events[-1] == Finished("stop")
+
+
+async def test_done_without_a_finish_reason_is_no_end(server: RawServer, transport: HttpTransport) -> None:
+    server.answer(GOOD, b"data: [DONE]\n\n")
+    answer = await ask(model(server, transport))
+    assert answer.error is not None
+    assert answer.error.code == "model_interrupted"
+
+
+async def test_leaving_closes_the_socket_before_it_returns(
+    recording: Recording, server: RawServer, transport: HttpTransport
+) -> None:
+    server.answer(recording.tokens(["a"]), media=recording.media, then="stall")
+    batches = recording.build(transport, endpoint(server, chunk=30.0)).stream(PROMPT)
+    assert TextDelta("a") in await anext(batches)
+    await batches.aclose()
+    connections = transport._sessions[False].connector
+    assert connections is not None
+    assert not connections._acquired
+    await asyncio.wait_for(server.all_closed.wait(), 1)
+
+
+@pytest.mark.parametrize("pieces", [(), (GOOD,)], ids=["before the first byte", "after it"])
+async def test_cancelling_the_reader_closes_the_socket(
+    server: RawServer, transport: HttpTransport, pieces: tuple[bytes, ...]
+) -> None:
+    if pieces:
+        server.answer(*pieces, then="stall")
+    else:
+        server.answer_raw(then="stall")
+    task = asyncio.create_task(ask(model(server, transport, first_byte=30.0, chunk=30.0)))
+    await asyncio.wait_for(server.asked.wait(), 2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.wait_for(server.all_closed.wait(), 1)
+
+
+REFUSALS: list[tuple[int, str, str]] = [
+    (400, "", "model_refused"),
+    (400, "This model's maximum context length is 4096 tokens", "model_refused"),
+    (400, "API key not valid. Please pass a valid API key.", "model_misconfigured"),
+    (400, "The model `x` does not exist", "model_misconfigured"),
+    (401, "", "model_misconfigured"),
+    (402, "Insufficient Balance", "model_overloaded"),
+    (403, "", "model_misconfigured"),
+    (404, "", "model_misconfigured"),
+    (408, "", "model_unavailable"),
+    (413, "", "model_refused"),
+    (422, "", "model_refused"),
+    (429, "", "model_overloaded"),
+    (500, "", "model_unavailable"),
+    (502, "<html>bad gateway</html>", "model_unavailable"),
+    (503, "", "model_unavailable"),
+    (529, "overloaded_error", "model_overloaded"),
+    (302, "", "model_misconfigured"),
+]
+
+
+@pytest.mark.parametrize(("status", "words", "code"), REFUSALS)
+async def test_a_refusal_becomes_one_of_our_errors_and_hides_the_providers_words(
+    server: RawServer, transport: HttpTransport, status: int, words: str, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="llmchatbot")
+    server.answer(f'{{"error":{{"message":"{words} {CANARY} {KEY}"}}}}'.encode(), status=status)
+    answer = await ask(model(server, transport))
+    assert answer.error is not None
+    assert answer.error.code == code
+    for said in (str(answer.error), str(answer.error.extra), caplog.text):
+        assert CANARY not in said
+        assert KEY not in said
+
+
+async def test_a_wrong_key_names_its_setting_and_never_the_key(server: RawServer, transport: HttpTransport) -> None:
+    server.answer(b"{}", status=401)
+    answer = await ask(model(server, transport))
+    assert isinstance(answer.error, ModelMisconfigured)
+    assert "SOME_KEY" in answer.error.detail
+    assert KEY not in answer.error.detail
+
+
+async def test_a_missing_key_is_told_without_a_call(server: RawServer, transport: HttpTransport) -> None:
+    without = msgspec.structs.replace(endpoint(server), key=type(ENDPOINT.key)())
+    answer = await ask(OpenAiChatModel(transport, without))
+    assert isinstance(answer.error, ModelMisconfigured)
+    assert "set SOME_KEY" in answer.error.detail
+    assert not server.heads
+
+
+async def test_a_context_that_is_too_long_is_told_apart(server: RawServer, transport: HttpTransport) -> None:
+    server.answer(b'{"error":{"code":"context_length_exceeded","message":"..."}}', status=400)
+    answer = await ask(model(server, transport))
+    assert answer.error is not None
+    assert answer.error.extra["reason"] == "context_too_long"
+
+
+async def test_retry_after_is_kept(server: RawServer, transport: HttpTransport) -> None:
+    server.answer_raw(b"HTTP/1.1 429 X\r\nRetry-After: 3\r\nContent-Length: 0\r\n\r\n")
+    answer = await ask(model(server, transport))
+    assert answer.error is not None
+    assert answer.error.extra["retry_after"] == 3
+
+
+async def test_nobody_there_is_unavailable_and_names_the_setting(transport: HttpTransport) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    nobody = msgspec.structs.replace(ENDPOINT, url=f"http://127.0.0.1:{port}/v1")
+    answer = await ask(OpenAiChatModel(transport, nobody))
+    assert answer.error is not None
+    assert answer.error.code == "model_unavailable"
+    assert "LLM_SERVICE_URL" in answer.error.detail
+
+
+@pytest.mark.parametrize("junk", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 two hundred\r\n\r\n"])
+async def test_a_server_that_does_not_speak_http_is_a_protocol_error(
+    server: RawServer, transport: HttpTransport, junk: bytes
+) -> None:
+    server.answer_raw(junk, then="cut")
+    answer = await ask(model(server, transport))
+    assert answer.error is not None
+    assert answer.error.code == "model_protocol_error"
+
+
+async def test_a_redirect_is_not_followed_and_the_key_does_not_travel(
+    server: RawServer, transport: HttpTransport
+) -> None:
+    async with RawServer() as other:
+        other.answer(GOOD, END)
+        location = f"{other.url}/chat/completions"
+        server.answer_raw(f"HTTP/1.1 307 X\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode())
+        answer = await ask(model(server, transport))
+        assert isinstance(answer.error, ModelMisconfigured)
+        assert not other.heads
+
+
+async def test_a_call_that_would_leave_the_keys_origin_is_not_made(server: RawServer, transport: HttpTransport) -> None:
+    elsewhere = HttpRequest(endpoint=ENDPOINT, url=server.url, headers={})
+    with pytest.raises(ModelMisconfigured):
+        await transport.open(elsewhere)
+    assert not server.heads
+
+
+async def test_the_proxies_of_the_environment_are_ignored_unless_set(
+    server: RawServer, transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with RawServer() as proxy:
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        server.answer(GOOD, END)
+        proxy.answer(GOOD, END)
+        assert (await ask(model(server, transport))).error is None
+        assert not proxy.heads
+        trusting = HttpTransport(trust_environment_proxies=True)
+        assert (await ask(model(server, trusting))).error is None
+        assert proxy.heads
+        await trusting.aclose()
+
+
+async def test_a_closed_transport_refuses_with_a_model_error(server: RawServer) -> None:
+    transport = HttpTransport()
+    await transport.aclose()
+    await transport.aclose()
+    with pytest.raises(ModelError):
+        await transport.open(HttpRequest(endpoint=endpoint(server), url=server.url, headers={}))
