@@ -86,15 +86,18 @@ class RateLimiter:
         return limit_headers(quota, remaining=int(left - 1), reset=(limit - left + 1) / rate)
 
 
+Keyed = tuple[str, Quota]
+
+
 class Counters(Protocol):
     """Counting shared by all processes."""
 
-    async def hit(self, key: str, quota: Quota, now: datetime) -> Tally:
-        """Count one, unless the quota is used up: a refused one is not counted."""
+    async def hit(self, wanted: Sequence[Keyed], now: datetime) -> list[Tally]:
+        """Count one of each, or none at all when one of the quotas is used up; how each stood before."""
         ...
 
-    async def take_back(self, key: str, quota: Quota, now: datetime) -> None:
-        """Uncount the latest one."""
+    async def take_back(self, wanted: Sequence[Keyed], now: datetime) -> None:
+        """Uncount the latest one of each."""
         ...
 
 
@@ -108,45 +111,55 @@ class PostgresCounters:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def hit(self, key: str, quota: Quota, now: datetime) -> Tally:
+    async def hit(self, wanted: Sequence[Keyed], now: datetime) -> list[Tally]:
+        demands = [rate_limits.Demand(key, quota.limit, window_end(quota, now)) for key, quota in wanted]
         async with self._db.transaction() as transaction:
-            await rate_limits.lock(transaction, key)
-            return await rate_limits.hit(
-                transaction, key, limit=quota.limit, now=now, window_end=window_end(quota, now)
-            )
+            await rate_limits.lock(transaction, [demand.key for demand in demands])
+            return await rate_limits.hit(transaction, demands, now)
 
-    async def take_back(self, key: str, quota: Quota, now: datetime) -> None:
-        await rate_limits.take_back(self._db, key, now)
+    async def take_back(self, wanted: Sequence[Keyed], now: datetime) -> None:
+        await rate_limits.take_back(self._db, [key for key, _ in wanted], now)
 
 
-# One hash per key: end of a part (Unix milliseconds) -> count.
+# One hash per key: end of a part (Unix milliseconds) -> count. ARGV: now, then for each key: end, limit, time to live.
 _HIT = """
-local now, ends, limit = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
-local used, first = 0, tonumber(ends)
-local parts = redis.call('HGETALL', KEYS[1])
-for i = 1, #parts, 2 do
-  local part, count = tonumber(parts[i]), tonumber(parts[i + 1])
-  if part <= now or count <= 0 then
-    redis.call('HDEL', KEYS[1], parts[i])
-  else
-    used = used + count
-    if part < first then first = part end
+local now, all, answer = tonumber(ARGV[1]), 1, {}
+for k, key in ipairs(KEYS) do
+  local used, first = 0, tonumber(ARGV[3 * k - 1])
+  local parts = redis.call('HGETALL', key)
+  for i = 1, #parts, 2 do
+    local part, count = tonumber(parts[i]), tonumber(parts[i + 1])
+    if part <= now or count <= 0 then
+      redis.call('HDEL', key, parts[i])
+    else
+      used = used + count
+      if part < first then first = part end
+    end
+  end
+  local allowed = used < tonumber(ARGV[3 * k]) and 1 or 0
+  if allowed == 0 then all = 0 end
+  answer[k] = {allowed, used, first - now}
+end
+if all == 1 then
+  for k, key in ipairs(KEYS) do
+    redis.call('HINCRBY', key, ARGV[3 * k - 1], 1)
+    redis.call('PEXPIRE', key, ARGV[3 * k + 1])
   end
 end
-if used >= limit then return {0, used, first - now} end
-redis.call('HINCRBY', KEYS[1], ends, 1)
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
-return {1, used, first - now}
+return answer
 """
 _TAKE_BACK = """
-local now, latest = tonumber(ARGV[1]), nil
-local parts = redis.call('HGETALL', KEYS[1])
-for i = 1, #parts, 2 do
-  local part = tonumber(parts[i])
-  if part > now and tonumber(parts[i + 1]) > 0 and (latest == nil or part > latest) then latest = part end
+local now = tonumber(ARGV[1])
+for _, key in ipairs(KEYS) do
+  local latest = nil
+  local parts = redis.call('HGETALL', key)
+  for i = 1, #parts, 2 do
+    local part = tonumber(parts[i])
+    if part > now and tonumber(parts[i + 1]) > 0 and (latest == nil or part > latest) then latest = part end
+  end
+  if latest ~= nil then redis.call('HINCRBY', key, string.format('%.0f', latest), -1) end
 end
-if latest ~= nil then redis.call('HINCRBY', KEYS[1], string.format('%.0f', latest), -1) end
-return 0
+return 1
 """
 
 
@@ -159,29 +172,28 @@ class RedisCounters:
         self._prefix = prefix
         self._away_until = 0.0
 
-    async def hit(self, key: str, quota: Quota, now: datetime) -> Tally:
-        ends = _milliseconds(window_end(quota, now))
-        kept_for = math.ceil(quota.period * 2000)
-        answer = await self._ask(_HIT, key, _milliseconds(now), ends, quota.limit, kept_for)
+    async def hit(self, wanted: Sequence[Keyed], now: datetime) -> list[Tally]:
+        arguments = [_milliseconds(now)]
+        for _, quota in wanted:
+            arguments += [_milliseconds(window_end(quota, now)), quota.limit, math.ceil(quota.period * 2000)]
+        answer = await self._ask(_HIT, wanted, arguments)
         if answer is None:
-            return await self._fallback.hit(key, quota, now)
-        allowed, used, wait = answer
-        return Tally(allowed=bool(allowed), used=used, retry_after=wait / 1000)
+            return await self._fallback.hit(wanted, now)
+        return [Tally(allowed=bool(allowed), used=used, retry_after=wait / 1000) for allowed, used, wait in answer]
 
-    async def take_back(self, key: str, quota: Quota, now: datetime) -> None:
-        if await self._ask(_TAKE_BACK, key, _milliseconds(now)) is None:
-            await self._fallback.take_back(key, quota, now)
+    async def take_back(self, wanted: Sequence[Keyed], now: datetime) -> None:
+        if await self._ask(_TAKE_BACK, wanted, [_milliseconds(now)]) is None:
+            await self._fallback.take_back(wanted, now)
 
-    async def _ask(self, script: str, key: str, *arguments: int) -> Any:
+    async def _ask(self, script: str, wanted: Sequence[Keyed], arguments: Sequence[int]) -> Any:
         """None when Redis does not answer soon; it is then left alone for a while, or all log-ins would wait for it."""
         loop_time = asyncio.get_running_loop().time
         if loop_time() < self._away_until:
             return None
+        keys = [self._prefix + key for key, _ in wanted]
         try:
             async with asyncio.timeout(_REDIS_PATIENCE):
-                return await self._client.eval(
-                    script, 1, self._prefix + key, *(str(argument) for argument in arguments)
-                )
+                return await self._client.eval(script, len(keys), *keys, *(str(argument) for argument in arguments))
         except (redis.exceptions.RedisError, OSError) as error:
             self._away_until = loop_time() + _REDIS_PAUSE
             logger.warning("event=rate_counter_fallback error=%s", type(error).__name__)
@@ -193,27 +205,23 @@ def _milliseconds(moment: datetime) -> int:
 
 
 class Attempts:
-    """Takes from several quotas at once: all of them or none."""
+    """What may be tried how often, as the services ask for it."""
 
     def __init__(self, counters: Counters, clock: Clock) -> None:
         self._counters = counters
         self._clock = clock
 
-    async def take(self, quotas: Sequence[tuple[str, Quota]]) -> None:
+    async def take(self, wanted: Sequence[Keyed]) -> None:
         """Raises RateLimited when one of the keyed quotas is used up; then none of them is charged."""
-        now = self._clock.now()
-        for index, (key, quota) in enumerate(quotas):
-            tally = await self._counters.hit(key, quota, now)
+        tallies = await self._counters.hit(wanted, self._clock.now())
+        for (_, quota), tally in zip(wanted, tallies, strict=True):
             if not tally.allowed:
-                await self.give_back(quotas[:index])
                 raise RateLimited(
                     "Too many attempts; wait and try again.",
                     retry_after=math.ceil(tally.retry_after),
                     headers=limit_headers(quota, remaining=0, reset=tally.retry_after),
                 )
 
-    async def give_back(self, quotas: Sequence[tuple[str, Quota]]) -> None:
+    async def give_back(self, wanted: Sequence[Keyed]) -> None:
         """For attempts that turned out to be good ones."""
-        now = self._clock.now()
-        for key, quota in quotas:
-            await self._counters.take_back(key, quota, now)
+        await self._counters.take_back(wanted, self._clock.now())
