@@ -91,7 +91,8 @@ class FeedService:
             raise NotFound
         first, last = await user_events.bounds(self._database, user_id)
         if cursor is not None and first - 1 <= cursor.seq <= last:
-            source = self._source(user_id, cursor.seq + 1, [])
+            missed = await user_events.read(self._database, user_id, cursor.seq, _READ_LIMIT)
+            source = self._source(user_id, cursor.seq + 1, missed)
             return FeedReading(source, cursor.seq)
         kind = "start" if cursor is None else "reset"
         source = self._source(user_id, last, [payloads.encode({"type": kind})])
