@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
@@ -38,9 +39,15 @@ from llmchatbot.services.stream_care import StreamCare
 from llmchatbot.streaming.followers import Followers, Watchers
 from llmchatbot.streaming.streams import OpenStreams
 from llmchatbot.streaming.tails import Tails
+from llmchatbot.streaming.wakeups import WakeUps
 from llmchatbot.streaming.wakeups_postgres import PostgresWakeUps
 from llmchatbot.streaming.writer import Writer
 from llmchatbot.tasks import Supervisor
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from llmchatbot.streaming.wakeups_redis import RedisWakeUps
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +67,7 @@ class Backend:
         gateway: ModelGateway,
         clock: Clock,
         hasher: PasswordHasher,
+        redis_client: Redis | None = None,
     ) -> None:
         self.settings = settings
         self.database = database
@@ -68,17 +76,26 @@ class Backend:
         self.supervisor = Supervisor("backend")
         self.answers_supervisor = Supervisor("answers")
         self._rounds = rounds
+        self._build_wakeups(redis_client)
         self._build_streaming()
         self._build_answers()
         self.accounts = Accounts(
-            db=database, wakeups=self.wakeups, clock=clock, settings=settings.auth, hasher=hasher
+            db=database,
+            wakeups=self.wakeups,
+            clock=clock,
+            settings=settings.auth,
+            hasher=hasher,
+            redis_client=redis_client,
         )
         self.chat_service = ChatService(database=database, wakeups=self.wakeups)
         self.search_service = SearchService(database=database)
         self.feed_service = FeedService(database, self.wakeups)
         self.request_limits = RequestLimits(RateLimiter(clock), settings.limits)
         self.health_service = HealthService(
-            database=database, gateway=gateway, draining=lambda: self.node.draining, wakeups=self.wakeups
+            database=database,
+            gateway=gateway,
+            draining=lambda: self.node.draining,
+            listening={"wakeups": self.notify.listening, **({"redis": self.redis.listening} if self.redis else {})},
         )
         self.maintenance = MaintenanceService(
             database, clock, retention_seconds=settings.stream.retention, more=self.accounts.auth.purge_expired
@@ -92,9 +109,17 @@ class Backend:
             clock=clock,
         )
 
+    def _build_wakeups(self, redis_client: Redis | None) -> None:
+        self.notify = PostgresWakeUps(self.database.address, self.database)
+        self.redis: RedisWakeUps | None = None
+        if redis_client is not None:
+            from llmchatbot.streaming.wakeups_redis import RedisWakeUps  # noqa: PLC0415 # 0.4 s that few need
+
+            self.redis = RedisWakeUps(redis_client, self.notify)
+        self.wakeups: WakeUps = self.redis or self.notify
+
     def _build_streaming(self) -> None:
         stream = self.settings.stream
-        self.wakeups = PostgresWakeUps(self.database.address, self.database)
         self.node = NodeService(
             database=self.database,
             gateway=self.gateway,
@@ -165,7 +190,9 @@ class Backend:
         except DatabaseUnavailable:
             logger.warning("the database is away; this node registers once it is back")
         keep = self.supervisor.keep
-        keep(self.wakeups.run, name="wake-ups")
+        keep(self.notify.run, name="wake-ups")
+        if self.redis is not None:
+            keep(self.redis.run, name="redis")
         keep(self.writer.run, name="writer", pause=0.05)
         keep(self.watchers.run, name="hints")
         keep(self.node.run, name="node")
@@ -223,10 +250,28 @@ async def open_backend(
         gateway=ModelGateway.from_settings(settings.model, environment or {}),
         clock=clock or SystemClock(),
         hasher=hasher or PasswordHasher(),
+        redis_client=_open_redis(settings, stack),
     )
     stack.push_async_callback(backend.close)
     await backend.start()
     return backend
+
+
+def _open_redis(settings: Settings, stack: AsyncExitStack) -> Redis | None:
+    """No connection is made yet: Redis may be away at any time, also now."""
+    if not settings.redis.enabled:
+        return None
+    from redis.asyncio import Redis  # noqa: PLC0415 # 0.4 s that few need
+
+    client = Redis(
+        host=settings.redis.host,
+        port=settings.redis.port,
+        password=settings.redis.password or None,
+        db=settings.redis.db,
+        socket_connect_timeout=1,
+    )
+    stack.push_async_callback(client.aclose)
+    return client
 
 
 def with_secret(settings: Settings, jwt_secret: str) -> Settings:

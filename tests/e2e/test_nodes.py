@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
-from nodes import Event, Node, Person, read_events, text_of
+from nodes import Event, Node, Person, free_port, read_events, text_of
 
 from llmchatbot.database.address import Address
 
@@ -77,9 +80,7 @@ async def test_killed_node_is_taken_over_and_the_text_goes_on(
     seen = await person.events(generation, until=20)
     two[0].kill()
     killed = time.monotonic()
-    async with person.stream(
-        f"/api/v1/generations/{generation}/stream", last=seen[-1].id, node=two[1]
-    ) as response:
+    async with person.stream(f"/api/v1/generations/{generation}/stream", last=seen[-1].id, node=two[1]) as response:
         rest: list[Event] = []
         async for event in read_events(response):
             if not rest:
@@ -217,7 +218,9 @@ async def test_workers_share_a_port_and_one_killed_is_replaced(start_node: Start
     async with Person(node) as person:
         generation = await person.start(await person.chat(), "[[rate=20 tokens=100]]")
         assert node.process is not None
-        children = (await asyncio.create_subprocess_exec("pgrep", "-P", str(node.process.pid), stdout=asyncio.subprocess.PIPE))
+        children = await asyncio.create_subprocess_exec(
+            "pgrep", "-P", str(node.process.pid), stdout=asyncio.subprocess.PIPE
+        )
         assert children.stdout is not None
         pids = [int(line) for line in (await children.stdout.read()).split()]
         await children.wait()
@@ -233,3 +236,41 @@ async def test_workers_share_a_port_and_one_killed_is_replaced(start_node: Start
                 break
         assert text_of(seen) == seen[-1]["content"]
         assert await node.stop() == 0
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server: apt-get install redis-server")
+async def test_redis_carries_wake_ups_and_may_vanish_at_any_time(start_node: StartNode, tmp_path: Path) -> None:
+    port = free_port()
+
+    def start_redis() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)],
+            stdout=subprocess.DEVNULL,
+        )
+
+    redis = start_redis()
+    try:
+        settings = {**QUICK_LEASE, "REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(port)}
+        first, second = await asyncio.gather(start_node(**settings), start_node(**settings))
+        async with Person(first) as person:
+            _, ready = await person.request("GET", "/health/ready")
+            assert ready["parts"]["redis"] == "ok"
+            generation = await person.start(await person.chat(), "[[rate=30 tokens=120]]")
+            reading = asyncio.create_task(person.events(generation, node=second))
+            for _ in range(2):
+                await asyncio.sleep(0.7)
+                redis.kill()
+                redis.wait()
+                await asyncio.sleep(0.7)
+                redis = start_redis()
+            events = await reading
+            assert [event.seq for event in events] == list(range(len(events)))
+            assert text_of(events) == events[-1]["content"]
+            stopped = await person.start(await person.chat(), "[[rate=20 tokens=400]]")
+            redis.kill()
+            redis.wait()
+            status, receipt = await person.request("POST", f"/api/v1/generations/{stopped}/stop", node=second)
+            assert (status, receipt["status"]) == (200, "stopped")
+    finally:
+        redis.kill()
+        redis.wait()

@@ -57,9 +57,7 @@ async def test_same_key_same_body_joins_the_same_answer(person: Person) -> None:
     second = await person.request("POST", path, body, headers=headers)
     assert first[1]["generation"]["id"] == second[1]["generation"]["id"]
     await person.request("POST", f"/api/v1/generations/{first[1]['generation']['id']}/stop")
-    async with person.session.post(
-        person.node.base + path, json=body, headers=person.headers(**headers)
-    ) as response:
+    async with person.session.post(person.node.base + path, json=body, headers=person.headers(**headers)) as response:
         assert response.headers["Idempotency-Replayed"] == "true"
     assert len(await person.messages(chat)) == 2
 
@@ -306,9 +304,7 @@ async def test_fifty_senders_in_one_chat_get_dense_sequence_numbers(start_node: 
         found = [message["sequence_number"] for message in messages]
         cursor: list[dict[str, Any]] = messages
         while len(cursor) == 50:
-            _, cursor = await person.request(
-                "GET", f"/api/v1/chats/{chat}?include_messages=true"
-            )
+            _, cursor = await person.request("GET", f"/api/v1/chats/{chat}?include_messages=true")
             cursor = cursor["messages"]  # type: ignore[call-overload]
             found = [message["sequence_number"] for message in cursor]
         assert sorted(found) == list(range(1, 101))

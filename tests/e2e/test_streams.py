@@ -268,7 +268,11 @@ async def test_stream_ticket_opens_one_stream_and_nothing_else(person: Person) -
         async with stranger.get(person.node.base + ticket["stream_url"]) as response:
             assert response.status == 200
             assert [event async for event in read_events(response)][-1]["type"] == "complete"
-        for path in (f"/api/v1/generations/{other}/stream", f"/api/v1/chats/{chat}", f"/api/v1/generations/{generation}"):
+        for path in (
+            f"/api/v1/generations/{other}/stream",
+            f"/api/v1/chats/{chat}",
+            f"/api/v1/generations/{generation}",
+        ):
             async with stranger.get(f"{person.node.base}{path}?ticket={ticket['ticket']}") as response:
                 assert response.status == 401, path
         await person.request("POST", "/api/v1/auth/logout")

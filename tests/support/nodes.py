@@ -216,9 +216,7 @@ class Person:
         identifier: str = sent["generation"]["id"]
         return identifier
 
-    def stream(
-        self, path: str, *, last: str | None = None, node: Node | None = None, **headers: str
-    ) -> Any:
+    def stream(self, path: str, *, last: str | None = None, node: Node | None = None, **headers: str) -> Any:
         """The open response, as an async context manager."""
         if last is not None:
             headers["Last-Event-ID"] = last

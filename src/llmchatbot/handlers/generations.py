@@ -132,9 +132,7 @@ async def read_stream(
     operation_id="stopGeneration",
     description="Answers with a receipt after the upstream connection is closed; twice gives the same receipt.",
 )
-async def stop_generation(
-    generation_id: UUID, principal: Principal, generation_service: GenerationService
-) -> Receipt:
+async def stop_generation(generation_id: UUID, principal: Principal, generation_service: GenerationService) -> Receipt:
     return await generation_service.stop(principal.user_id, generation_id)
 
 

@@ -282,5 +282,4 @@ def _message_in_url(message: str | None) -> str:
     return require_storable("message", message)
 
 
-
 ROUTES = (send_message, continue_message, regenerate_message, stream_chat)

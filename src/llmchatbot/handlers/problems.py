@@ -38,6 +38,7 @@ _BY_STATUS: dict[int, type[AppError]] = {
 _LONE_SURROGATE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
+_MISSING_PARAMETER = re.compile(r"Missing required \w+ parameter '(?P<name>[^']+)'")
 _PATH_OF_MSGSPEC = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 
 
@@ -73,7 +74,9 @@ def problem_headers(error: AppError) -> dict[str, str]:
     if isinstance(error, Unauthenticated):
         # RFC 6750 §3: no error code when no credentials came at all.
         challenge = 'Bearer realm="llmchatbot"'
-        headers["WWW-Authenticate"] = f'{challenge}, error="invalid_token"' if isinstance(error, InvalidToken) else challenge
+        headers["WWW-Authenticate"] = (
+            f'{challenge}, error="invalid_token"' if isinstance(error, InvalidToken) else challenge
+        )
     return headers
 
 
@@ -114,6 +117,8 @@ def translate(error: HTTPException, body: bytes = b"") -> AppError:
 
 def _invalid(error: ValidationException) -> AppError:
     fields = [_field_error(entry) for entry in error.extra or [] if isinstance(entry, dict)]
+    if missing := _MISSING_PARAMETER.match(error.detail):
+        fields = [FieldError(missing["name"], "is missing")]
     if not fields:
         return InvalidInput(errors=[FieldError("body", "is not what this address takes")])
     summary = "; ".join(f"{entry['field']}: {entry['message']}" for entry in fields)
@@ -136,7 +141,8 @@ def _field_error(entry: dict[str, Any]) -> FieldError:
 def _malformed(body: bytes) -> AppError:
     if _LONE_SURROGATE.search(body):
         return UnprocessableInput(
-            "The body contains a lone surrogate; remove it.", errors=[FieldError("body", "must not contain lone surrogates")]
+            "The body contains a lone surrogate; remove it.",
+            errors=[FieldError("body", "must not contain lone surrogates")],
         )
     return MalformedBody(errors=[FieldError("body", "is not valid JSON")])
 

@@ -63,7 +63,9 @@ async def get_owned(executor: Executor, user_id: UUID, generation_id: UUID) -> G
 
 async def find_active_in_chat(executor: Executor, user_id: UUID, chat_id: UUID) -> Generation | None:
     record = await executor.fetchrow(
-        f"SELECT {_COLUMNS} FROM generations WHERE chat_id = $1 AND user_id = $2 AND status IN {ACTIVE}", chat_id, user_id
+        f"SELECT {_COLUMNS} FROM generations WHERE chat_id = $1 AND user_id = $2 AND status IN {ACTIVE}",
+        chat_id,
+        user_id,
     )
     return _generation(record) if record is not None else None
 

@@ -130,7 +130,9 @@ async def branch(executor: Executor, chat_id: UUID, leaf_id: UUID, limit: int) -
     return [BranchMessage(**dict(record)) for record in records]
 
 
-async def set_title_if_default(executor: Executor, chat_id: UUID, title: str, source: str, over: tuple[str, ...]) -> bool:
+async def set_title_if_default(
+    executor: Executor, chat_id: UUID, title: str, source: str, over: tuple[str, ...]
+) -> bool:
     """A title that a person chose is never overwritten."""
     tag = await executor.execute(
         "UPDATE chats SET title = $2, title_source = $3, version = version + 1 WHERE id = $1 AND title_source = ANY($4)",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import msgspec
@@ -12,7 +12,6 @@ from llmchatbot.database import migrations
 from llmchatbot.database.pool import Database
 from llmchatbot.errors import DatabaseUnavailable
 from llmchatbot.llm.gateway import ModelGateway
-from llmchatbot.streaming.wakeups_postgres import PostgresWakeUps
 
 State = Literal["ok", "degraded", "failed"]
 _MODEL_SECONDS = 3.0
@@ -27,19 +26,26 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
 
 class HealthService:
     def __init__(
-        self, *, database: Database, gateway: ModelGateway, draining: Callable[[], bool], wakeups: PostgresWakeUps
+        self,
+        *,
+        database: Database,
+        gateway: ModelGateway,
+        draining: Callable[[], bool],
+        listening: Mapping[str, asyncio.Event],
     ) -> None:
+        """`listening`: which connections hints come over; without them events are only later."""
         self._database = database
         self._gateway = gateway
         self._draining = draining
-        self._wakeups = wakeups
+        self._listening = listening
 
     async def readiness(self) -> Readiness:
         """PostgreSQL, its schema and draining decide; models and wake-ups are only told."""
         parts: dict[str, State] = {}
         parts["database"], parts["schema"] = await self._database_state()
         parts["draining"] = "failed" if self._draining() else "ok"
-        parts["wakeups"] = "ok" if self._wakeups.listening.is_set() else "degraded"
+        for name, event in self._listening.items():
+            parts[name] = "ok" if event.is_set() else "degraded"
         parts["model"] = await self._model_state()
         return Readiness(ready="failed" not in parts.values(), parts=parts)
 

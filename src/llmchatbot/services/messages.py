@@ -208,9 +208,7 @@ class MessageService:
                 retry_after=2,
             )
 
-    async def _write(
-        self, transaction: Connection, principal: Principal, plan: _Plan
-    ) -> tuple[Generation, list[str]]:
+    async def _write(self, transaction: Connection, principal: Principal, plan: _Plan) -> tuple[Generation, list[str]]:
         """All rows of one question and its answer; the events that the log begins with."""
         chat_id, user_id = plan.chat.id, principal.user_id
         question = plan.question or new_id()

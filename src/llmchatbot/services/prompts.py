@@ -34,14 +34,15 @@ class PromptBuilder:
         Raises ContextTooLong when the newest message alone does not fit, UnknownModel when the model is gone.
         """
         model = self._gateway.resolve(generation.model)
-        branch = await messages.branch(
-            self._database, generation.chat_id, generation.user_message_id, _LONGEST_BRANCH
-        )
+        branch = await messages.branch(self._database, generation.chat_id, generation.user_message_id, _LONGEST_BRANCH)
         history = [message for message in branch if message.content or message.id == generation.user_message_id]
         parameters = dict(generation.parameters)
         system_prompt = parameters.pop("system_prompt", None) or self._default_system_prompt
         chosen = choose_context(
-            [ContextMessage(id=str(message.id), role=_role(message.role), content=message.content) for message in history],
+            [
+                ContextMessage(id=str(message.id), role=_role(message.role), content=message.content)
+                for message in history
+            ],
             budget=input_budget(model.context_window, model.max_output_tokens, parameters.get("max_tokens")),
             estimate=lambda text: self._estimator.of_text(model.name, text),
             system_prompt=system_prompt,

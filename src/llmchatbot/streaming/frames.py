@@ -32,7 +32,7 @@ class Format(StrEnum):
     def content_type(self) -> bytes:
         return b"text/event-stream; charset=utf-8" if self is Format.SSE else b"application/x-ndjson; charset=utf-8"
 
-    def encode(self, stream_id: UUID | str, first: int, payloads: Sequence[str]) -> bytes:
+    def render(self, stream_id: UUID | str, first: int, payloads: Sequence[str]) -> bytes:
         """`payloads` as the events `first`, `first + 1`, … of one stream."""
         if self is Format.NDJSON:
             return "".join(

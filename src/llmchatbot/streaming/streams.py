@@ -95,7 +95,7 @@ class Stream:
                 return
             if source.last > self.seq:
                 payloads = self._next_piece(source)
-                await self._write(head + self._format.encode(source.stream_id, self.seq + 1, payloads))
+                await self._write(head + self._format.render(source.stream_id, self.seq + 1, payloads))
                 head, sent = b"", True
                 self.seq += len(payloads)
                 if source.ended and self.seq >= source.last:
