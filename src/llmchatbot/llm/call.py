@@ -200,7 +200,9 @@ class _Attempt:
                 shown = position
                 yield _queued(self.upstream.name, position)
             if world.clock() >= give_up_at:
-                raise ModelOverloaded("The waiting line for this model is too long; try again shortly.")
+                raise ModelOverloaded(
+                    "The waiting line for this model is too long; try again shortly.", extra={"line": "too long"}
+                )
             await ticket.wait(_POSITION_SECONDS)
 
     @staticmethod

@@ -80,7 +80,9 @@ class FairLimiter:
             ticket.grant()
             return ticket
         if self._waiting >= self._max_waiting:
-            raise ModelOverloaded("Too many people wait for this model already; try again shortly.")
+            raise ModelOverloaded(
+                "Too many people wait for this model already; try again shortly.", extra={"line": "full"}
+            )
         self._lines.setdefault(user, deque()).append(ticket)
         self._waiting += 1
         self._positions = None

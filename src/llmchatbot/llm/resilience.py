@@ -28,6 +28,9 @@ _MAX_DELAY = 4.0
 _MAX_RETRY_AFTER = 5.0
 """Seconds. A provider that asks for more is better replaced by the next model."""
 
+_NO_RETRY = ("quota", "breaker", "line")
+"""Members of an error's extra: no money left, the breaker is open, our own line is full."""
+
 _COUNTS_AS_FAILURE = (
     ModelUnavailable,
     ModelMisconfigured,
@@ -55,7 +58,7 @@ def retry_delay(error: ModelError, attempt: int, random: Random) -> float | None
     """
     if attempt >= MAX_RETRIES or isinstance(error, ModelMisconfigured) or not is_failure(error):
         return None
-    if error.extra.get("quota") or error.extra.get("breaker"):
+    if any(error.extra.get(reason) for reason in _NO_RETRY):
         return None
     if isinstance(error, ModelTimeout) and error.extra.get("limit") != "connect":
         return None
@@ -69,20 +72,20 @@ def retry_delay(error: ModelError, attempt: int, random: Random) -> float | None
 class RetryBudget:
     """Retries are at most a tenth of all calls (and a few more), so that they never double a provider's overload."""
 
-    def __init__(self, *, share: float = 0.1, reserve: float = 10.0) -> None:
-        self._share = share
-        self._reserve = reserve
-        self._left = reserve
+    def __init__(self, *, calls_per_retry: int = 10, reserve: int = 10) -> None:
+        self._calls_per_retry = calls_per_retry
+        self._most = calls_per_retry * reserve
+        self._calls = self._most
 
     def called(self) -> None:
         """A first call was made."""
-        self._left = min(self._reserve, self._left + self._share)
+        self._calls = min(self._most, self._calls + 1)
 
     def take(self) -> bool:
         """Use one retry; whether there was one."""
-        if self._left < 1:
+        if self._calls < self._calls_per_retry:
             return False
-        self._left -= 1
+        self._calls -= self._calls_per_retry
         return True
 
 

@@ -66,6 +66,8 @@ class ScriptedServer:
         self.headers: list[dict[str, str]] = []
         self.calls: Counter[Script] = Counter()
         self.transports: set[asyncio.Transport] = set()
+        self.all_closed = asyncio.Event()
+        """Set while no connection is open."""
         self._host, self._port = host, port
         self._server: asyncio.Server | None = None
 
@@ -110,10 +112,13 @@ class _Connection(asyncio.Protocol):
         self._server.transports.add(self._transport)
         self._server.stats.connections += 1
         self._server.stats.open_connections += 1
+        self._server.all_closed.clear()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.transports.discard(self._transport)
         self._server.stats.open_connections -= 1
+        if not self._server.transports:
+            self._server.all_closed.set()
         self._writable.set()
         if self._task is not None:
             self._task.cancel()
