@@ -173,8 +173,10 @@ def chat_application(db: Database, principals: dict[str, Principal], wakeups: Lo
 async def _person(
     name: str, application: Litestar, db: Database, principals: dict[str, Principal]
 ) -> AsyncIterator[Person]:
+    # The pool belongs to the loop of the test, so Litestar's own client with its own loop will not do.
+    asgi: Any = application
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(application),
+        transport=httpx.ASGITransport(asgi),
         base_url="http://testserver.local",
         headers={"Authorization": f"Bearer {name}"},
     ) as client:
