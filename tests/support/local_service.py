@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,18 @@ class Service:
         """Slots at work, as the engine itself says."""
         return int(await self.metric(http, "llm_service_slots_busy"))
 
-    async def idle_after(self, http: aiohttp.ClientSession, *, deadline: float = 20.0) -> float:
-        """Seconds until no slot is at work."""
-        started = time.monotonic()
-        while await self.busy(http):
-            assert time.monotonic() - started < deadline, "the slot was not freed"
-            await asyncio.sleep(0.01)
-        return time.monotonic() - started
+    async def waiting(self, http: aiohttp.ClientSession) -> int:
+        """Requests that have no slot yet."""
+        return int(await self.metric(http, "llm_service_requests_waiting"))
+
+
+async def until(number: int, probe: Callable[[], Awaitable[int]], *, deadline: float = 20.0) -> float:
+    """Seconds until `probe` gives `number`."""
+    started = time.monotonic()
+    while (found := await probe()) != number:
+        assert time.monotonic() - started < deadline, f"still {found} instead of {number}"
+        await asyncio.sleep(0.01)
+    return time.monotonic() - started
 
 
 @contextlib.asynccontextmanager

@@ -12,7 +12,7 @@ import string
 from pathlib import Path
 
 import gguf
-import numpy
+import numpy as np
 
 _WIDTH, _LAYERS, _HEADS, _HEADS_KV, _FEED_FORWARD = 256, 4, 4, 2, 688
 _START, _END = "<|im_start|>", "<|im_end|>"
@@ -34,9 +34,9 @@ def make_model(path: Path, *, endless: bool = False, layers: int = _LAYERS) -> P
     """More `layers` make it slower: each of them costs about 0.1 ms a token on one core."""
     tokens, merges = _vocabulary()
     number = {token: index for index, token in enumerate(tokens)}
-    random = numpy.random.default_rng(1)
-    embedding = random.standard_normal((len(tokens), _WIDTH), dtype=numpy.float32)
-    output = numpy.zeros_like(embedding)
+    random = np.random.default_rng(1)
+    embedding = random.standard_normal((len(tokens), _WIDTH), dtype=np.float32)
+    output = np.zeros_like(embedding)
     chain = [number[token] for token in _chain()]
     line_feed = number[_alphabet()[ord("\n")]]
     for before, after in zip([line_feed, *chain], chain, strict=False):
@@ -44,9 +44,9 @@ def make_model(path: Path, *, endless: bool = False, layers: int = _LAYERS) -> P
     output[chain[0] if endless else number[_END]] += embedding[chain[-1]]
     writer = gguf.GGUFWriter(path, "llama")
     _write_header(writer, tokens, merges, layers)
-    writer.add_tensor("token_embd.weight", embedding.astype(numpy.float16))
-    writer.add_tensor("output_norm.weight", numpy.ones(_WIDTH, dtype=numpy.float32))
-    writer.add_tensor("output.weight", (output * 0.5).astype(numpy.float16))
+    writer.add_tensor("token_embd.weight", embedding.astype(np.float16))
+    writer.add_tensor("output_norm.weight", np.ones(_WIDTH, dtype=np.float32))
+    writer.add_tensor("output.weight", (output * 0.5).astype(np.float16))
     for layer in range(layers):
         _write_layer(writer, layer, random)
     writer.write_header_to_file()
@@ -101,7 +101,7 @@ def _write_header(writer: gguf.GGUFWriter, tokens: list[str], merges: list[str],
     writer.add_chat_template(_TEMPLATE)
 
 
-def _write_layer(writer: gguf.GGUFWriter, layer: int, random: numpy.random.Generator) -> None:
+def _write_layer(writer: gguf.GGUFWriter, layer: int, random: np.random.Generator) -> None:
     shapes = {
         "attn_q": (_WIDTH, _WIDTH),
         "attn_k": (_WIDTH * _HEADS_KV // _HEADS, _WIDTH),
@@ -112,7 +112,7 @@ def _write_layer(writer: gguf.GGUFWriter, layer: int, random: numpy.random.Gener
         "ffn_down": (_WIDTH, _FEED_FORWARD),
     }
     for name in ("attn_norm", "ffn_norm"):
-        writer.add_tensor(f"blk.{layer}.{name}.weight", numpy.ones(_WIDTH, dtype=numpy.float32))
+        writer.add_tensor(f"blk.{layer}.{name}.weight", np.ones(_WIDTH, dtype=np.float32))
     for name, shape in shapes.items():
-        weights = random.standard_normal(shape, dtype=numpy.float32) * (0.02 / shape[1] ** 0.5)
-        writer.add_tensor(f"blk.{layer}.{name}.weight", weights.astype(numpy.float16))
+        weights = random.standard_normal(shape, dtype=np.float32) * (0.02 / shape[1] ** 0.5)
+        writer.add_tensor(f"blk.{layer}.{name}.weight", weights.astype(np.float16))

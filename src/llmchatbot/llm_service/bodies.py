@@ -10,7 +10,7 @@ from llmchatbot.llm_service.relay import RefusedError
 
 T = TypeVar("T")
 
-MAX_BODY = 1 << 20
+MAX_BODY = 1_000_000
 """Bytes. A context of 128,000 tokens is half of this."""
 _MINE = frozenset({"id_slot", "model", "return_progress", "stream", "stream_options"})
 """Members that the service sets itself: a caller must not choose a slot, or switch off what finds callers that left."""

@@ -191,7 +191,7 @@ def _host_name(request: web.Request) -> str:
 def _named(error: web.HTTPException) -> RefusedError:
     """The web library's own refusals, in our words."""
     if error.status == 413:
-        return RefusedError(413, "body_too_large", f"The body is larger than {MAX_BODY >> 20} MiB.")
+        return RefusedError(413, "body_too_large", f"The body is larger than {MAX_BODY:,} bytes.")
     if error.status == 404:
         return RefusedError(404, "not_found", "There is nothing here.")
     if error.status == 405:

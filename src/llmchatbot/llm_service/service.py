@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 READY = "LLM service ready on "
 """How the one line on stdout begins; the parent of a supervised child waits for it."""
-_ABORT = 2.0
+_ABORT = 0.2
 """Seconds between the end of the drain and the end of whatever is still open."""
 
 
