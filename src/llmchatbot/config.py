@@ -50,16 +50,16 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     idle_timeout: Annotated[
         Duration, Env("SERVER_IDLE_TIMEOUT", "Time a client has to send the head of a request.")
     ] = Duration(10)
-    request_timeout: Annotated[Duration, Env("SERVER_REQUEST_TIMEOUT", "Longest time for a route that is no stream.")] = (
-        Duration(10)
-    )
+    request_timeout: Annotated[
+        Duration, Env("SERVER_REQUEST_TIMEOUT", "Longest time for a route that is no stream.")
+    ] = Duration(10)
     workers: Annotated[int, Env("SERVER_WORKERS", "Processes that share the port.")] = 1
     environment: Annotated[
         str, Env("ENVIRONMENT", "development or production; production refuses to invent secrets.")
     ] = "development"
-    data_dir: Annotated[
-        Path, Env("DATA_DIR", "Where the embedded PostgreSQL, made secrets and local models live.")
-    ] = Path(".data")
+    data_dir: Annotated[Path, Env("DATA_DIR", "Where the embedded PostgreSQL, made secrets and local models live.")] = (
+        Path(".data")
+    )
     public_url: Annotated[str, Env("PUBLIC_URL", "Address that clients see, when a proxy stands in front.")] = ""
     trusted_proxies: Annotated[
         str, Env("TRUSTED_PROXIES", "Addresses whose X-Forwarded-For is believed, separated by commas.")
@@ -67,9 +67,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     cors_origins: Annotated[
         str, Env("CORS_ORIGINS", "Origins of web clients served elsewhere, separated by commas.")
     ] = ""
-    drain_timeout: Annotated[
-        Duration, Env("SERVER_DRAIN_TIMEOUT", "Time own answers may go on after SIGTERM.")
-    ] = Duration(30)
+    drain_timeout: Annotated[Duration, Env("SERVER_DRAIN_TIMEOUT", "Time own answers may go on after SIGTERM.")] = (
+        Duration(30)
+    )
     log_level: Annotated[str, Env("LOG_LEVEL", "debug, info, warning or error.")] = "info"
     log_format: Annotated[str, Env("LOG_FORMAT", "text or json; empty: json in production.")] = ""
 
@@ -93,11 +93,10 @@ class DatabaseSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 class AuthSettings(msgspec.Struct, frozen=True, kw_only=True):
     jwt_secret: Annotated[
-        str, Env("JWT_SECRET", "Signs tokens; 32 characters or more. Made once and kept in DATA_DIR if empty.", secret=True)
+        str,
+        Env("JWT_SECRET", "Signs tokens; 32 characters or more. Made once and kept in DATA_DIR if empty.", secret=True),
     ] = ""
-    access_token_expiry: Annotated[
-        Duration, Env("JWT_ACCESS_TOKEN_EXPIRY", "Life of an access token.")
-    ] = Duration(900)
+    access_token_expiry: Annotated[Duration, Env("JWT_ACCESS_TOKEN_EXPIRY", "Life of an access token.")] = Duration(900)
     refresh_token_expiry: Annotated[
         Duration, Env("JWT_REFRESH_TOKEN_EXPIRY", "A device that was idle for so long must log in again.")
     ] = Duration(168 * 3600)
@@ -110,9 +109,7 @@ class AuthSettings(msgspec.Struct, frozen=True, kw_only=True):
     guest_lifetime: Annotated[Duration, Env("GUEST_LIFETIME", "Life of a guest account.")] = Duration(86400)
     guests_enabled: Annotated[bool, Env("GUESTS_ENABLED", "Whether POST /auth/guest makes accounts.")] = True
     registration_enabled: Annotated[bool, Env("REGISTRATION_ENABLED", "Whether anyone may register.")] = True
-    login_attempts: Annotated[
-        int, Env("LOGIN_ATTEMPTS", "Failed log-ins in an hour per account and address.")
-    ] = 20
+    login_attempts: Annotated[int, Env("LOGIN_ATTEMPTS", "Failed log-ins in an hour per account and address.")] = 20
     register_per_hour: Annotated[int, Env("REGISTER_PER_HOUR", "New accounts in an hour per address.")] = 60
 
 
@@ -160,9 +157,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
 class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     round: Annotated[Duration, Env("STREAM_ROUND", "Pause between two rounds of storing.")] = Duration(0.02)
     heartbeat: Annotated[Duration, Env("STREAM_HEARTBEAT", "Silence after which a heartbeat is sent.")] = Duration(15)
-    poll: Annotated[
-        Duration, Env("STREAM_POLL", "Slow poll behind the wake-ups of other processes.")
-    ] = Duration(1)
+    poll: Annotated[Duration, Env("STREAM_POLL", "Slow poll behind the wake-ups of other processes.")] = Duration(1)
     send_timeout: Annotated[Duration, Env("STREAM_SEND_TIMEOUT", "Time a reader has to take one frame.")] = Duration(30)
     retention: Annotated[Duration, Env("STREAM_RETENTION", "Time events are kept after the end.")] = Duration(3600)
     get_enabled: Annotated[
@@ -174,15 +169,11 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
-    active_generations: Annotated[
-        int, Env("MAX_ACTIVE_GENERATIONS", "Answers one person may have in the making.")
-    ] = 3
+    active_generations: Annotated[int, Env("MAX_ACTIVE_GENERATIONS", "Answers one person may have in the making.")] = 3
     answer_bytes: Annotated[int, Env("MAX_ANSWER_BYTES", "Longest answer, in bytes of UTF-8.")] = 1 << 20
     answer_time: Annotated[Duration, Env("MAX_ANSWER_TIME", "Longest time for one answer.")] = Duration(600)
     messages_per_minute: Annotated[int, Env("MESSAGES_PER_MINUTE", "Messages one person may send in a minute.")] = 60
-    requests_per_minute: Annotated[
-        int, Env("REQUESTS_PER_MINUTE", "Requests one person may make in a minute.")
-    ] = 1200
+    requests_per_minute: Annotated[int, Env("REQUESTS_PER_MINUTE", "Requests one person may make in a minute.")] = 1200
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

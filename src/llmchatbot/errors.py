@@ -1,48 +1,48 @@
 """Every refusal and failure this product knows: one class = one situation, one code, one status, one sentence.
 
-    AppError
-    ├── InvalidInput                400  invalid_input
-    │   ├── MalformedBody           400  malformed_body
-    │   ├── MalformedCursor         400  malformed_cursor
-    │   └── TokenInUrl              400  token_in_url
-    ├── UnprocessableInput          422  unprocessable_input
-    │   ├── IdempotencyKeyReused    422  idempotency_key_reused
-    │   └── ContextTooLong          422  context_too_long
-    ├── Unauthenticated             401  unauthenticated
-    │   ├── InvalidToken            401  invalid_token
-    │   ├── BadCredentials          401  bad_credentials
-    │   └── InvalidRefreshToken     401  invalid_refresh_token
-    ├── Forbidden                   403  forbidden
-    ├── NotFound                    404  not_found
-    │   └── UnknownModel            404  unknown_model
-    ├── MethodNotAllowed            405  method_not_allowed
-    ├── NotAcceptable               406  not_acceptable
-    ├── BodyTimeout                 408  body_timeout
-    ├── Conflict                    409  conflict
-    │   ├── EmailTaken              409  email_taken
-    │   ├── ChatArchived            409  chat_archived
-    │   ├── ChatBusy                409  chat_busy
-    │   └── NotContinuable          409  not_continuable
-    ├── PreconditionFailed          412  precondition_failed
-    ├── BodyTooLarge                413  body_too_large
-    ├── UnsupportedMediaType        415  unsupported_media_type
-    ├── RateLimited                 429  rate_limited
-    │   └── TooManyGenerations      429  too_many_generations
-    ├── Unavailable                 503  unavailable
-    │   ├── DatabaseUnavailable     503  database_unavailable
-    │   ├── Draining                503  draining
-    │   └── RequestTimeout          503  request_timeout
-    ├── InternalError               500  internal_error
-    └── ModelError                  (ends a generation; becomes an `error` event, never an HTTP status after the commit)
-        ├── ModelUnavailable        503  model_unavailable      operator or provider: refused, unreachable, 5xx
-        ├── ModelMisconfigured      503  model_misconfigured    operator: key missing, wrong or expired, unknown upstream model
-        ├── ModelOverloaded         503  model_overloaded       provider: 429, quota, overloaded, our own queue is full
-        ├── ModelTimeout            503  model_timeout          provider: connect, first byte, between chunks, whole
-        ├── ModelProtocolError      502  model_protocol_error   provider: garbage, HTML, a line beyond the limit
-        ├── ModelInterrupted        502  model_interrupted      provider: the stream ended without its end record
-        ├── ModelRefused            422  model_refused          user: content filter or a refused request
-        └── AnswerTooLong           502  answer_too_long        limit: 1 MiB of text, or ten minutes
-    StartupError                    ends the process with a sentence that says what to type
+AppError
+├── InvalidInput                400  invalid_input
+│   ├── MalformedBody           400  malformed_body
+│   ├── MalformedCursor         400  malformed_cursor
+│   └── TokenInUrl              400  token_in_url
+├── UnprocessableInput          422  unprocessable_input
+│   ├── IdempotencyKeyReused    422  idempotency_key_reused
+│   └── ContextTooLong          422  context_too_long
+├── Unauthenticated             401  unauthenticated
+│   ├── InvalidToken            401  invalid_token
+│   ├── BadCredentials          401  bad_credentials
+│   └── InvalidRefreshToken     401  invalid_refresh_token
+├── Forbidden                   403  forbidden
+├── NotFound                    404  not_found
+│   └── UnknownModel            404  unknown_model
+├── MethodNotAllowed            405  method_not_allowed
+├── NotAcceptable               406  not_acceptable
+├── BodyTimeout                 408  body_timeout
+├── Conflict                    409  conflict
+│   ├── EmailTaken              409  email_taken
+│   ├── ChatArchived            409  chat_archived
+│   ├── ChatBusy                409  chat_busy
+│   └── NotContinuable          409  not_continuable
+├── PreconditionFailed          412  precondition_failed
+├── BodyTooLarge                413  body_too_large
+├── UnsupportedMediaType        415  unsupported_media_type
+├── RateLimited                 429  rate_limited
+│   └── TooManyGenerations      429  too_many_generations
+├── Unavailable                 503  unavailable
+│   ├── DatabaseUnavailable     503  database_unavailable
+│   ├── Draining                503  draining
+│   └── RequestTimeout          503  request_timeout
+├── InternalError               500  internal_error
+└── ModelError                  (ends a generation: an `error` event, never an HTTP status after the commit)
+    ├── ModelUnavailable        503  model_unavailable      operator or provider: refused, unreachable, 5xx
+    ├── ModelMisconfigured      503  model_misconfigured    operator: key missing, wrong or expired
+    ├── ModelOverloaded         503  model_overloaded       provider: 429, quota, overloaded, our own queue is full
+    ├── ModelTimeout            503  model_timeout          provider: connect, first byte, between chunks, whole
+    ├── ModelProtocolError      502  model_protocol_error   provider: garbage, HTML, a line beyond the limit
+    ├── ModelInterrupted        502  model_interrupted      provider: the stream ended without its end record
+    ├── ModelRefused            422  model_refused          user: content filter or a refused request
+    └── AnswerTooLong           502  answer_too_long        limit: 1 MiB of text, or ten minutes
+StartupError                    ends the process with a sentence that says what to type
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class ChatBusy(Conflict):
 
 
 class NotContinuable(Conflict):
-    code, title = "not_continuable", "This answer is complete or was followed by another message; it cannot be continued."
+    code, title = "not_continuable", "This answer is complete, so there is nothing to continue."
 
 
 class PreconditionFailed(AppError):

@@ -54,7 +54,8 @@ def load_or_make_secret(settings: Settings) -> Settings:
             file.write(secrets.token_hex(32))
     except OSError as error:
         raise StartupError(
-            f"The secret cannot be kept in {path}: {error.strerror}. Set JWT_SECRET, or DATA_DIR to a folder you may write."
+            f"The secret cannot be kept in {path}: {error.strerror}.\n"
+            "Set JWT_SECRET, or DATA_DIR to a folder you may write."
         ) from error
     return with_secret(settings, path.read_text(encoding="ascii").strip())
 
@@ -166,9 +167,12 @@ llmchatbot is ready{took}.
 
 Try it (paste all lines):
 
-  TOKEN=$(curl -s -X POST {base}/api/v1/auth/guest | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')
-  CHAT=$(curl -s -X POST {base}/api/v1/chats -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -d '{{}}' | sed 's/.*"id":"\\([^"]*\\)".*/\\1/')
-  curl -N -X POST {base}/api/v1/chats/$CHAT/messages -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -H 'Accept: text/event-stream' -d '{{"content":"What can you do?"}}'
+  BASE={base}/api/v1
+  TOKEN=$(curl -s -X POST $BASE/auth/guest | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')
+  AUTH="Authorization: Bearer $TOKEN"; JSON="Content-Type: application/json"
+  CHAT=$(curl -s -X POST $BASE/chats -H "$AUTH" -H "$JSON" -d '{{}}' | sed 's/.*"id":"\\([^"]*\\)".*/\\1/')
+  curl -N $BASE/chats/$CHAT/messages -H "$AUTH" -H "$JSON" -H "Accept: text/event-stream" \\
+    -d '{{"content":"What can you do?"}}'
 
 Stop with Ctrl-C.
 """

@@ -61,7 +61,7 @@ class _SocketServer(Server):
     def _init_shared_socket(self) -> None:
         # granian closes the descriptor that it is given; this one stays ours.
         descriptor: Any = os.dup(self._bound.fileno())
-        self._shd: Any = SocketHolder(*(descriptor, False, _BACKLOG))
+        self._shd: Any = SocketHolder(*(descriptor, False, _BACKLOG))  # type: ignore[call-arg]  # not in its stubs
         self._sfd = descriptor
         self._ssp = None
 

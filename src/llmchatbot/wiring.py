@@ -200,13 +200,16 @@ class Backend:
         keep(self.maintenance.run, name="maintenance")
 
     async def drain(self) -> None:
-        """SIGTERM: new sends are refused, readers go elsewhere, own answers go on for a while, the rest is handed over."""
+        """SIGTERM: sends are refused, readers go elsewhere, answers go on for a while, the rest is handed over."""
         self.node.draining = True
         self.streams.drain()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.server.drain_timeout
         leave = loop.time() + _READERS_LEAVE_SECONDS
-        while loop.time() < deadline and (len(self.maker) or (len(self.streams) and loop.time() < leave)):
+        # Two counts that others keep, looked at for seconds: an event for each would be more code than this.
+        while loop.time() < deadline and (  # noqa: ASYNC110
+            len(self.maker) or (len(self.streams) and loop.time() < leave)
+        ):
             await asyncio.sleep(0.05)
         try:
             await self.node.hand_over()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from nodes import Node, Person, database_environment
+from tests.conftest import PostgresServer, run_apart
 
 from llmchatbot.database.address import Address
-from tests.conftest import PostgresServer, run_apart
 
 StartNode = Callable[..., Awaitable[Node]]
 

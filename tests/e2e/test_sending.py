@@ -17,11 +17,20 @@ SHORT = "[[rate=0 tokens=20]]"
 
 
 async def get_stream(
-    person: Person, chat: str, message: str, *, until: int | None = None, query: str = "", **headers: str
+    person: Person,
+    chat: str,
+    message: str,
+    *,
+    until: int | None = None,
+    query: str = "",
+    last: str | None = None,
+    headers: dict[str, str] | None = None,
 ) -> tuple[int, list[Event]]:
     """The GET form, as the first web client uses it."""
     events: list[Event] = []
-    async with person.stream(f"/api/v1/stream/chat/{chat}?message={quote(message)}{query}", **headers) as response:
+    async with person.stream(
+        f"/api/v1/stream/chat/{chat}?message={quote(message)}{query}", last=last, headers=headers
+    ) as response:
         if response.status == 200:
             async for event in read_events(response):
                 events.append(event)
@@ -108,9 +117,9 @@ async def test_last_event_id_never_creates(person: Person) -> None:
     _, events = await get_stream(person, chat, SHORT)
     before = await person.messages(chat)
     for last in (events[0].id, events[-1].id, f"{events[0]['generation_id']}.99999"):
-        await get_stream(person, chat, SHORT, **{"Last-Event-ID": last})
+        await get_stream(person, chat, SHORT, last=last)
         await get_stream(person, chat, SHORT, query=f"&last_event_id={last}")
-    status, _ = await get_stream(person, chat, SHORT, **{"Last-Event-ID": events[-1].id})
+    status, _ = await get_stream(person, chat, SHORT, last=events[-1].id)
     assert status == 204
     assert await person.messages(chat) == before
 
@@ -217,7 +226,7 @@ async def test_chat_of_somebody_else_is_404(person: Person, stranger: Person) ->
 )
 async def test_get_by_navigation_or_prefetch_is_403(person: Person, headers: dict[str, str]) -> None:
     chat = await scripted_chat(person)
-    status, _ = await get_stream(person, chat, SHORT, **headers)
+    status, _ = await get_stream(person, chat, SHORT, headers=headers)
     assert status == 403
     assert await person.messages(chat) == []
 

@@ -69,7 +69,9 @@ async def test_ndjson_twin_gives_the_same_objects_with_their_ids(person: Person)
     chat = await person.chat()
     generation = await person.start(chat, SHORT)
     events = await person.events(generation)
-    async with person.stream(f"/api/v1/generations/{generation}/stream", Accept="application/x-ndjson") as response:
+    async with person.stream(
+        f"/api/v1/generations/{generation}/stream", headers={"Accept": "application/x-ndjson"}
+    ) as response:
         lines = [json.loads(line) for line in (await response.text()).splitlines() if line]
     assert [(line.pop("id"), line) for line in lines] == [(event.id, dict(event)) for event in events]
 
@@ -313,5 +315,5 @@ async def test_heartbeats_are_comment_lines_without_a_blank_line(start_node: Sta
             while raw.count(b"\n:\n") + raw.count(b"\n:\n:") < 1:
                 raw += await asyncio.wait_for(response.content.readany(), 5)
         assert b": " not in raw.rpartition(b"\n\n")[2]
-        assert raw.endswith(b"\n\n:\n") or raw.endswith(b":\n")
+        assert raw.endswith(b":\n")
         await person.request("POST", f"/api/v1/generations/{generation}/stop")

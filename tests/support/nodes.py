@@ -1,4 +1,4 @@
-"""Real server processes for tests: each is `python -m llmchatbot serve` on a free port, with a client that talks to it."""
+"""Real server processes for tests, each on a free port, and a client that talks to them."""
 
 from __future__ import annotations
 
@@ -216,8 +216,16 @@ class Person:
         identifier: str = sent["generation"]["id"]
         return identifier
 
-    def stream(self, path: str, *, last: str | None = None, node: Node | None = None, **headers: str) -> Any:
+    def stream(
+        self,
+        path: str,
+        *,
+        last: str | None = None,
+        node: Node | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
         """The open response, as an async context manager."""
+        headers = dict(headers or {})
         if last is not None:
             headers["Last-Event-ID"] = last
         return self.session.get((node or self.node).base + path, headers=self.headers(**headers))

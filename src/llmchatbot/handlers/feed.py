@@ -20,8 +20,8 @@ from llmchatbot.services.feed import FeedService
     summary="What changes, on every device",
     operation_id="streamEvents",
     description=(
-        "`chat.created|updated|archived|deleted`, `generation.started|ended`, `session.revoked`. A `reset` means: read the "
-        "lists again."
+        "`chat.created|updated|archived|deleted`, `generation.started|ended`, `session.revoked`. "
+        "A `reset` means: read the lists again."
     ),
 )
 async def stream_events(
@@ -32,7 +32,7 @@ async def stream_events(
     last_event_id: str | None = None,
     wait: float | None = None,
 ) -> Response[bytes]:
-    format = format_of(request)
+    wire = format_of(request)
     poll_seconds = poll_seconds_of(wait)
     resume = request.headers.get("last-event-id") or last_event_id
     cursor = Cursor.parse(resume) if resume else None
@@ -41,11 +41,11 @@ async def stream_events(
     except Unavailable:
         if resume is None:
             raise
-        return stream_opener.go_elsewhere(format, resume)
+        return stream_opener.go_elsewhere(wire, resume)
     return stream_opener.respond(
         reading.source,
         seq=reading.seq,
-        format=format,
+        wire=wire,
         session_id=principal.session_id,
         poll_seconds=poll_seconds,
         on_closed=lambda: feed_service.close(reading.source),

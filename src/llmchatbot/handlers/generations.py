@@ -103,7 +103,7 @@ async def read_stream(
     generation_service: GenerationService,
     stream_opener: StreamOpener,
 ) -> Response[bytes]:
-    format = format_of(request)
+    wire = format_of(request)
     poll_seconds = poll_seconds_of(wait)
     cursor = Cursor.parse(last_event_id) if last_event_id else None
     try:
@@ -111,13 +111,13 @@ async def read_stream(
     except Unavailable:
         if last_event_id is None:
             raise
-        return stream_opener.go_elsewhere(format, last_event_id)
+        return stream_opener.go_elsewhere(wire, last_event_id)
     if reading.nothing_left:
         return Response(content=b"", status_code=204, headers={"Cache-Control": "no-store"})
     return stream_opener.respond(
         reading.source,
         seq=reading.seq,
-        format=format,
+        wire=wire,
         session_id=principal.session_id,
         poll_seconds=poll_seconds,
         on_delivered=lambda: generation_service.mark_delivered(generation_id),

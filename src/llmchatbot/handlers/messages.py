@@ -35,7 +35,7 @@ IfBusy = Annotated[str, msgspec.Meta(pattern="^(reject|interrupt)$")]
 class SendMessage(Input, frozen=True, kw_only=True):
     content: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_MESSAGE)]
     model: Annotated[str, msgspec.Meta(max_length=255)] | None = None
-    parent_id: UUID | None | msgspec.UnsetType = msgspec.UNSET
+    parent_id: UUID | msgspec.UnsetType | None = msgspec.UNSET
     parameters: ChatParameters | None = None
     request_id: str | None = None
     if_busy: IfBusy = "reject"
@@ -157,7 +157,7 @@ async def regenerate_message(
     summary="Send a message by GET and stream its answer",
     operation_id="streamChat",
     description=(
-        "For clients of the first backend. With `Last-Event-ID` (or `last_event_id`) it only resumes and creates nothing. "
+        "For clients of the first backend. With `Last-Event-ID` (or `last_event_id`) it only resumes. "
         "Prefer POST: the text of a message does not belong in an address."
     ),
 )
@@ -238,7 +238,7 @@ async def _stream(
     return stream_opener.respond(
         reading.source,
         seq=reading.seq,
-        format=format_of(request),
+        wire=format_of(request),
         session_id=principal.session_id,
         poll_seconds=poll_seconds_of(wait),
         headers=_sent_headers(sent),

@@ -1,4 +1,4 @@
-"""Streams as raw ASGI responses: no wrapper between a frame and the socket, every limit of the protocol in one place."""
+"""Streams as raw ASGI responses: no wrapper between a frame and the socket."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class StreamOpener:
         source: Source,
         *,
         seq: int,
-        format: Format,
+        wire: Format,
         session_id: UUID | None,
         poll_seconds: float | None = None,
         headers: Mapping[str, str] | None = None,
@@ -86,12 +86,12 @@ class StreamOpener:
             async def write(data: bytes, more: bool) -> None:
                 await send({"type": "http.response.body", "body": data, "more_body": more})
 
-            await send(_start(format, headers))
-            stream = Stream(source, seq=seq, format=format, send=write, session_id=session_id, clock=self._clock)
+            await send(_start(wire, headers))
+            stream = Stream(source, seq=seq, wire=wire, send=write, session_id=session_id, clock=self._clock)
             self._streams.add(stream)
             watch = DisconnectWatch(receive, stream.leave)
             try:
-                await stream.run(opening=format.opening(), poll_seconds=poll_seconds)
+                await stream.run(opening=wire.opening(), poll_seconds=poll_seconds)
                 if not stream.gone:
                     await write(b"", False)
                 if stream.delivered_end and on_delivered is not None:
@@ -107,27 +107,27 @@ class StreamOpener:
 
         return StreamResponse(application)
 
-    def go_elsewhere(self, format: Format, last_event_id: str) -> Response[bytes]:
+    def go_elsewhere(self, wire: Format, last_event_id: str) -> Response[bytes]:
         """Trouble that will pass, told to a reader that comes back: 200, a pause, the same place.
 
         Chromium's EventSource gives up for ever on 429, 502, 503 and 204 (protocol §6).
         """
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            await send(_start(format, None))
+            await send(_start(wire, None))
             identifier, _, number = last_event_id.rpartition(".")
-            body = format.farewell(identifier, int(number))
+            body = wire.farewell(identifier, int(number))
             await send({"type": "http.response.body", "body": body, "more_body": False})
 
         return StreamResponse(application)
 
 
-def _start(format: Format, headers: Mapping[str, str] | None) -> Any:
+def _start(wire: Format, headers: Mapping[str, str] | None) -> Any:
     extra = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
     return {
         "type": "http.response.start",
         "status": 200,
-        "headers": [(b"content-type", format.content_type), *_HEADERS, *extra],
+        "headers": [(b"content-type", wire.content_type), *_HEADERS, *extra],
     }
 
 

@@ -62,7 +62,8 @@ WITH locked AS MATERIALIZED (
     INSERT INTO user_events (user_id, seq, payload) SELECT id, last_event_seq, $16 FROM numbered
 )
 SELECT CASE WHEN EXISTS (SELECT FROM done) THEN 'done'
-            WHEN EXISTS (SELECT FROM generations WHERE id = $1 AND epoch = $2 AND status = $4 AND last_seq = $3) THEN 'done'
+            WHEN EXISTS (SELECT FROM generations
+                         WHERE id = $1 AND epoch = $2 AND status = $4 AND last_seq = $3) THEN 'done'
             WHEN EXISTS (SELECT FROM generations
                          WHERE id = $1 AND epoch = $2 AND status IN ('queued', 'running')) THEN 'gap'
             ELSE 'lost' END

@@ -52,7 +52,7 @@ async def list_page(
 async def get_owned(executor: Executor, user_id: UUID, chat_id: UUID) -> OwnedChat:
     """Raises NotFound."""
     record = await executor.fetchrow(
-        f"SELECT {_COLUMNS}, version FROM chats WHERE id = $1 AND user_id = $2",  # noqa: S608  # a constant
+        f"SELECT {_COLUMNS}, version FROM chats WHERE id = $1 AND user_id = $2",  # a constant
         chat_id,
         user_id,
     )
@@ -64,7 +64,7 @@ async def get_owned(executor: Executor, user_id: UUID, chat_id: UUID) -> OwnedCh
 async def lock_owned(executor: Executor, user_id: UUID, chat_id: UUID) -> OwnedChat:
     """As `get_owned`, and nobody else changes the chat until the transaction ends. Raises NotFound."""
     record = await executor.fetchrow(
-        f"SELECT {_COLUMNS}, version FROM chats WHERE id = $1 AND user_id = $2 FOR UPDATE",  # noqa: S608  # a constant
+        f"SELECT {_COLUMNS}, version FROM chats WHERE id = $1 AND user_id = $2 FOR UPDATE",  # a constant
         chat_id,
         user_id,
     )
@@ -84,7 +84,7 @@ async def insert(
     parameters: ChatParameters,
 ) -> OwnedChat:
     record = await executor.fetchrow(
-        "INSERT INTO chats (id, user_id, title, title_source, model_used, parameters) VALUES ($1, $2, $3, $4, $5, "  # noqa: S608
+        "INSERT INTO chats (id, user_id, title, title_source, model_used, parameters) VALUES ($1, $2, $3, $4, $5, "
         f"$6::text::jsonb) RETURNING {_COLUMNS}, version",
         chat_id,
         user_id,
@@ -100,7 +100,7 @@ async def insert(
 async def update(executor: Executor, user_id: UUID, chat_id: UUID, changes: ChatChanges) -> OwnedChat:
     """A title given by a person is never made anew by the model. Raises NotFound."""
     record = await executor.fetchrow(
-        "UPDATE chats SET title = coalesce($3, title), "  # noqa: S608
+        "UPDATE chats SET title = coalesce($3, title), "
         "title_source = CASE WHEN $3::text IS NULL THEN title_source ELSE 'user' END, "
         "model_used = coalesce($4, model_used), parameters = coalesce($5::text::jsonb, parameters), "
         "updated_at = now(), version = version + 1 "
@@ -119,7 +119,7 @@ async def update(executor: Executor, user_id: UUID, chat_id: UUID, changes: Chat
 async def set_archived(executor: Executor, user_id: UUID, chat_ids: Sequence[UUID], archived: bool) -> list[OwnedChat]:
     """Those that were changed by this: others are somebody else's, missing, or as wanted already."""
     records = await executor.fetch(
-        "UPDATE chats SET archived_at = CASE WHEN $3 THEN now() END, version = version + 1 "  # noqa: S608
+        "UPDATE chats SET archived_at = CASE WHEN $3 THEN now() END, version = version + 1 "
         "WHERE id = ANY($1::uuid[]) AND user_id = $2 AND (archived_at IS NOT NULL) <> $3 "
         f"RETURNING {_COLUMNS}, version",
         chat_ids,

@@ -44,8 +44,20 @@ async def find_standing(executor: Executor, session_id: UUID) -> Standing | None
     return Standing(**record) if record is not None else None
 
 
+async def find_family(executor: Executor, token_hash: bytes) -> Family | None:
+    """The family that a token belongs to, whatever the token's age."""
+    record = await executor.fetchrow(
+        "SELECT s.id, s.user_id, s.revoked_at IS NULL AND u.is_active AS is_live, s.idle_expires_at, "
+        "least(s.absolute_expires_at, u.expires_at) AS ends_at "
+        "FROM refresh_tokens t JOIN device_sessions s ON s.id = t.session_id JOIN users u ON u.id = s.user_id "
+        "WHERE t.hash = $1",
+        token_hash,
+    )
+    return Family(**record) if record is not None else None
+
+
 async def lock_family(executor: Executor, token_hash: bytes) -> Family | None:
-    """The family that a token belongs to, whatever the token's age; its row stays locked to the transaction's end."""
+    """The same, its row locked to the transaction's end."""
     record = await executor.fetchrow(
         "SELECT s.id, s.user_id, s.revoked_at IS NULL AND u.is_active AS is_live, s.idle_expires_at, "
         "least(s.absolute_expires_at, u.expires_at) AS ends_at "

@@ -13,8 +13,8 @@ from llmchatbot.models.generations import Generation, Status, Usage
 from llmchatbot.repositories.executor import Executor
 
 _COLUMNS = (
-    "id, user_id, chat_id, message_id, user_message_id, status, epoch, owner_node, model, parameters, prefix, last_seq, "
-    "finish_reason, error_code, stop_requested_at, created_at, finished_at"
+    "id, user_id, chat_id, message_id, user_message_id, status, epoch, owner_node, model, parameters, prefix, "
+    "last_seq, finish_reason, error_code, stop_requested_at, created_at, finished_at"
 )
 _COLUMNS_OF_G = ", ".join(f"g.{column}" for column in _COLUMNS.split(", "))
 ACTIVE = "('queued', 'running')"
@@ -29,8 +29,8 @@ def _generation(record: Record) -> Generation:
 async def create(executor: Executor, generation: Generation, session_id: UUID) -> None:
     """Raises asyncpg.UniqueViolationError on `generations_one_active_per_chat` when an answer is under way (I7)."""
     await executor.execute(
-        "INSERT INTO generations (id, user_id, chat_id, message_id, user_message_id, session_id, status, epoch, owner_node, "
-        "model, parameters, prefix) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        "INSERT INTO generations (id, user_id, chat_id, message_id, user_message_id, session_id, status, epoch, "
+        "owner_node, model, parameters, prefix) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         generation.id,
         generation.user_id,
         generation.chat_id,

@@ -135,7 +135,8 @@ async def set_title_if_default(
 ) -> bool:
     """A title that a person chose is never overwritten."""
     tag = await executor.execute(
-        "UPDATE chats SET title = $2, title_source = $3, version = version + 1 WHERE id = $1 AND title_source = ANY($4)",
+        "UPDATE chats SET title = $2, title_source = $3, version = version + 1 "
+        "WHERE id = $1 AND title_source = ANY($4)",
         chat_id,
         title,
         source,

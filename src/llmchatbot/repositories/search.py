@@ -59,7 +59,7 @@ CROSS JOIN LATERAL (
     FROM unnest($4::text[]) AS needle
 ) AS shown
 ORDER BY hits.created_at DESC, hits.id DESC
-"""  # noqa: S608  # constants
+"""  # constants
 _FIRST_PAGE = _SEARCH.format(after_m="", after_c="")
 _NEXT_PAGE = _SEARCH.format(
     after_m="AND (m.created_at, m.id) < ($5, $6)", after_c="AND (c.created_at, c.id) < ($5, $6)"

@@ -7,7 +7,9 @@ been stolen from: the family ends, and that is committed before the refusal is r
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -30,6 +32,8 @@ _LONGEST_USER_AGENT = 300
 # Ended devices stay this long: their tokens are still recognised, their addresses still known.
 _REMEMBER_ENDED = timedelta(days=30)
 _BATCH = 500
+# A refusal of a refresh takes a multiple of this, in seconds; it holds nothing meanwhile.
+_REFUSAL_STEP = 0.01
 
 
 class DeviceSessionService:
@@ -77,20 +81,30 @@ class DeviceSessionService:
 
     async def refresh(self, token: str) -> Grant:
         """The next pair. Raises InvalidRefreshToken, which never says why; a reused token has ended its family then."""
-        if not is_refresh_token(token):
+        started_at = time.perf_counter()
+        grant = await self._refresh(token)
+        if grant is None:
+            # Unknown, ended, reused: not even the time it took tells which.
+            await asyncio.sleep((started_at - time.perf_counter()) % _REFUSAL_STEP)
             raise InvalidRefreshToken
+        return grant
+
+    async def _refresh(self, token: str) -> Grant | None:
+        """None: refused."""
         now = self._clock.now()
+        # Without a lock: a flood of worthless tokens locks and writes nothing.
+        if not is_refresh_token(token) or not _usable(await device_sessions.find_family(self._db, hash_of(token)), now):
+            return None
         async with self._db.transaction() as transaction:
-            family = await device_sessions.lock_family(transaction, hash_of(token))
-            usable = family is not None and family.is_live and now < min(family.idle_expires_at, family.ends_at)
-            grant = await self._rotate(transaction, family, token, now) if family is not None and usable else None
+            family = _usable(await device_sessions.lock_family(transaction, hash_of(token)), now)
+            if family is None:
+                return None
+            grant = await self._rotate(transaction, family, token, now)
         # Committed from here on: a refusal cannot take the revocation back.
-        if grant is not None:
-            return grant
-        if family is not None and usable:
+        if grant is None:
             logger.warning("event=refresh_token_reused user=%s session=%s", family.user_id, family.id)
             await self.announce([family.id])
-        raise InvalidRefreshToken
+        return grant
 
     async def _rotate(self, transaction: Connection, family: Family, token: str, now: datetime) -> Grant | None:
         """None when the token was used up: the family is then revoked in this transaction."""
@@ -175,3 +189,9 @@ class DeviceSessionService:
             refresh_token=token,
             refresh_expires_in=int((idle_expires_at - now).total_seconds()),
         )
+
+
+def _usable(family: Family | None, now: datetime) -> Family | None:
+    if family is not None and family.is_live and now < min(family.idle_expires_at, family.ends_at):
+        return family
+    return None

@@ -1,4 +1,4 @@
-"""One feed per person: what changed in his chats and answers, so that a second device is never stale and never polls."""
+"""One feed per person: what changed in chats and answers, so that a second device is never stale and never polls."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
 
     content: str
     model: str | None = None
-    parent_id: UUID | None | msgspec.UnsetType = msgspec.UNSET
+    parent_id: UUID | msgspec.UnsetType | None = msgspec.UNSET
     parameters: dict[str, Any] = {}
     key: str | None = None
     derive_key: bool = False

@@ -53,7 +53,7 @@ class PromptBuilder:
             notices.append(
                 Notice(
                     code="context_trimmed",
-                    text=f"The {len(chosen.left_out)} oldest messages do not fit the model's context and were left out.",
+                    text=f"The {len(chosen.left_out)} oldest messages do not fit the model's context.",
                     data={"left_out": len(chosen.left_out), "kept": len(chosen.messages)},
                 )
             )

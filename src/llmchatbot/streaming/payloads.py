@@ -17,7 +17,7 @@ from llmchatbot.errors import ModelError
 from llmchatbot.models.generations import Usage
 
 _TERMINAL = ('{"type":"complete"', '{"type":"error"')
-_TOKEN = '{"type":"token","content":'
+_TOKEN = '{"type":"token","content":'  # noqa: S105 # not that kind of token
 _RESET = '{"type":"reset","content":'
 
 

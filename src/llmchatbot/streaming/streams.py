@@ -51,8 +51,8 @@ class Stream:
 
     __slots__ = (
         "_clock",
-        "_format",
         "_send",
+        "_wire",
         "delivered_end",
         "farewell",
         "gone",
@@ -66,7 +66,7 @@ class Stream:
     )
 
     def __init__(
-        self, source: Source, *, seq: int, format: Format, send: Send, session_id: UUID | None, clock: Clock
+        self, source: Source, *, seq: int, wire: Format, send: Send, session_id: UUID | None, clock: Clock
     ) -> None:
         """`seq`: number of the last event that the reader has; -1 for none."""
         self.source = source
@@ -79,7 +79,7 @@ class Stream:
         self.sending_since: float | None = None
         self.last_sent = clock.monotonic()
         self.delivered_end = False
-        self._format = format
+        self._wire = wire
         self._send = send
         self._clock = clock
 
@@ -91,11 +91,11 @@ class Stream:
         while not self.gone:
             source = self.source
             if self.farewell:
-                await self._write(head + self._format.farewell(source.stream_id, self.seq))
+                await self._write(head + self._wire.farewell(source.stream_id, self.seq))
                 return
             if source.last > self.seq:
                 payloads = self._next_piece(source)
-                await self._write(head + self._format.render(source.stream_id, self.seq + 1, payloads))
+                await self._write(head + self._wire.render(source.stream_id, self.seq + 1, payloads))
                 head, sent = b"", True
                 self.seq += len(payloads)
                 if source.ended and self.seq >= source.last:
@@ -111,7 +111,7 @@ class Stream:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(source.wait(), rest)
             elif self.heartbeat_due:
-                await self._write(self._format.heartbeat)
+                await self._write(self._wire.heartbeat)
             else:
                 await source.wait()
 

@@ -36,9 +36,10 @@ class RedisWakeUps:
             try:
                 async with asyncio.timeout(_PUBLISH_SECONDS):
                     await self._client.publish(_CHANNEL, f"{topic}|{payload}")
-                return
             except (redis.exceptions.RedisError, OSError) as error:
                 logger.info("a wake-up goes by NOTIFY: redis failed with %s", type(error).__name__)
+            else:
+                return
         await self._fallback.publish(topic, payload)
 
     def subscribe(self, topic: str, callback: Callback) -> Callable[[], None]:
