@@ -1,0 +1,208 @@
+"""Chats and messages in the database: the plans behind the pages, and who waits for whom."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from llmchatbot.database.pool import Connection, Database
+from llmchatbot.errors import NotFound
+from llmchatbot.ids import new_id
+from llmchatbot.models.chats import ChatChanges, ChatKey, ChatParameters
+from llmchatbot.models.generations import Status, Usage
+from llmchatbot.repositories import chats, messages_read, search, user_events
+from llmchatbot.repositories.answer_log import PostgresAnswerLog
+from llmchatbot.services.chats import ChatService
+from llmchatbot.streaming.store import Ending, Finish
+from llmchatbot.streaming.wakeups import LocalWakeUps
+
+Plan = dict[str, Any]
+
+
+class Explainer:
+    """An executor that asks for the plan instead of the rows."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.plan: Plan = {}
+
+    async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
+        (row,) = await self._connection.fetch(f"EXPLAIN (FORMAT JSON) {query}", *args)
+        self.plan = json.loads(row[0])[0]["Plan"]
+        return []
+
+    async def fetchrow(self, query: str, *args: Any) -> asyncpg.Record | None:
+        raise NotImplementedError
+
+    async def fetchval(self, query: str, *args: Any) -> Any:
+        raise NotImplementedError
+
+    async def execute(self, query: str, *args: Any) -> str:
+        raise NotImplementedError
+
+
+def nodes(plan: Plan) -> list[tuple[str, str]]:
+    """(kind, index or table) of all nodes, from the top down."""
+    found = [(plan["Node Type"], plan.get("Index Name") or plan.get("Relation Name", ""))]
+    for child in plan.get("Plans", []):
+        found += nodes(child)
+    return found
+
+
+async def make_user(db: Database) -> UUID:
+    user_id = new_id()
+    await db.execute("INSERT INTO users (id, email, username) VALUES ($1, $2, 'u')", user_id, f"{user_id}@x.org")
+    return user_id
+
+
+async def make_chat(db: Database, user_id: UUID, title: str = "t") -> UUID:
+    chat_id = new_id()
+    await chats.insert(
+        db,
+        chat_id=chat_id,
+        user_id=user_id,
+        title=title,
+        title_source="user",
+        model_used="",
+        parameters=ChatParameters(),
+    )
+    return chat_id
+
+
+@pytest.fixture
+async def many_chats(db: Database) -> UUID:
+    """Somebody's ten chats among two thousand of others, half of them archived."""
+    user_id, other = await make_user(db), await make_user(db)
+    await db.execute(
+        "INSERT INTO chats (id, user_id, title, updated_at, archived_at) "
+        "SELECT gen_random_uuid(), CASE WHEN n % 200 = 0 THEN $1::uuid ELSE $2::uuid END, 'title ' || n, "
+        "now() - n * interval '1 minute', CASE WHEN n % 2 = 0 THEN now() END FROM generate_series(1, 2000) n",
+        user_id,
+        other,
+    )
+    await db.execute("ANALYZE chats")
+    return user_id
+
+
+async def test_a_page_of_chats_is_read_in_the_order_of_an_index(db: Database, many_chats: UUID) -> None:
+    other = await db.fetchval("SELECT user_id FROM chats WHERE user_id <> $1 LIMIT 1", many_chats)
+    key = ChatKey(await db.fetchval("SELECT now() - interval '3 hours'"), new_id())
+    async with db.acquire() as connection:
+        explainer = Explainer(connection)
+        for include_archived, index in ((False, "chats_list"), (True, "chats_list_all")):
+            for after in (None, key):
+                await chats.list_page(explainer, other, include_archived=include_archived, after=after, limit=21)
+                assert nodes(explainer.plan) == [("Limit", ""), ("Index Scan", index)]
+
+
+async def test_a_search_asks_the_index_for_its_owners_terms(db: Database, many_chats: UUID) -> None:
+    async with db.acquire() as connection:
+        # In a table as small as this one reading all of it would be cheaper.
+        await connection.execute("SET enable_seqscan = off")
+        explainer = Explainer(connection)
+        await search.search(explainer, many_chats, "some word", ["some", "word"], after=None, limit=21)
+        await connection.execute("RESET enable_seqscan")
+    kinds = nodes(explainer.plan)
+    assert ("Bitmap Index Scan", "messages_search") in kinds
+    assert ("Bitmap Index Scan", "chats_search") in kinds
+    assert not [kind for kind, _ in kinds if kind.startswith(("Seq", "Gather"))]
+
+
+async def test_deleting_a_chat_never_reads_a_whole_table(db: Database) -> None:
+    """Every foreign key that a deletion follows has an index that begins with it."""
+    missing = await db.fetch(
+        """
+        SELECT conrelid::regclass::text || '.' || attname AS column_
+        FROM pg_constraint JOIN pg_attribute ON attrelid = conrelid AND attnum = conkey[1]
+        WHERE contype = 'f' AND confdeltype = 'c' AND NOT EXISTS (
+            SELECT FROM pg_index WHERE indrelid = conrelid AND indkey[0] = conkey[1] AND indpred IS NULL
+        )
+        """
+    )
+    assert [row["column_"] for row in missing] == []
+
+
+async def test_each_writer_names_the_owner(db: Database) -> None:
+    ada, bob = await make_user(db), await make_user(db)
+    chat_id = await make_chat(db, bob)
+    before = await db.fetchrow("SELECT * FROM chats")
+    for refused in (
+        chats.get_owned(db, ada, chat_id),
+        chats.lock_owned(db, ada, chat_id),
+        chats.update(db, ada, chat_id, ChatChanges(title="x")),
+    ):
+        with pytest.raises(NotFound):
+            await refused
+    assert await chats.set_archived(db, ada, [chat_id], True) == []
+    assert await chats.delete(db, ada, [chat_id]) == []
+    await chats.set_leaf(db, ada, chat_id, new_id())
+    assert await messages_read.links_from(db, ada, chat_id, new_id()) == []
+    assert await db.fetchrow("SELECT * FROM chats") == before
+
+
+async def test_a_feed_of_many_events_is_numbered_in_their_order(db: Database) -> None:
+    user_id = await make_user(db)
+    await user_events.append(db, user_id)
+    await user_events.append(db, user_id, {"n": 0}, {"n": 1}, {"n": 2})
+    await user_events.append(db, user_id, {"n": 3})
+    rows = await db.fetch("SELECT seq, payload FROM user_events ORDER BY seq")
+    assert [(row["seq"], row["payload"]) for row in rows] == [(n, f'{{"n":{n}}}') for n in range(4)]
+
+
+async def test_an_answer_that_ends_while_its_chat_is_deleted_locks_nobody_out(db: Database) -> None:
+    """Both lock the generation first and the chat second: whoever comes second waits, nobody is a victim."""
+    user_id, node_id = await make_user(db), new_id()
+    await db.execute("INSERT INTO nodes (id, name, lease_until) VALUES ($1, 'n', now() + interval '1 hour')", node_id)
+    service = ChatService(database=db, wakeups=LocalWakeUps())
+    log = PostgresAnswerLog(rounds=db, endings=db)
+    for _ in range(25):
+        chat_id = await make_chat(db, user_id)
+        ending = await _running_answer(db, user_id, chat_id, node_id)
+        outcome, _ = await asyncio.gather(log.finish(ending), service.delete(user_id, chat_id))
+        assert outcome in {Finish.DONE, Finish.LOST}
+        accounted = await db.fetchval("SELECT count(*) FROM usage WHERE generation_id = $1", ending.generation_id)
+        assert accounted == (outcome is Finish.DONE)
+    assert await db.fetchval("SELECT count(*) FROM generations") == 0
+
+
+async def _running_answer(db: Database, user_id: UUID, chat_id: UUID, node_id: UUID) -> Ending:
+    generation_id, message_id = new_id(), new_id()
+    await db.execute(
+        "INSERT INTO messages (id, chat_id, user_id, sequence_number, role, status, generation_id) "
+        "VALUES ($1, $2, $3, 1, 'assistant', 'streaming', $4)",
+        message_id,
+        chat_id,
+        user_id,
+        generation_id,
+    )
+    await db.execute(
+        "INSERT INTO generations (id, user_id, chat_id, message_id, user_message_id, status, owner_node, model) "
+        "VALUES ($1, $2, $3, $4, $4, 'running', $5, 'm')",
+        generation_id,
+        user_id,
+        chat_id,
+        message_id,
+        node_id,
+    )
+    return Ending(
+        generation_id=generation_id,
+        epoch=1,
+        seq=0,
+        status=Status.COMPLETED,
+        message_id=message_id,
+        payload="{}",
+        content="",
+        reasoning="",
+        usage=Usage(),
+        finish_reason="stop",
+        error_code=None,
+        model="m",
+        upstream="",
+        cost=None,
+        feed={"type": "generation.ended"},
+    )
