@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help="a name of the catalogue, or the https:// address of a .gguf file")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--into", type=Path, help="folder (default: DATA_DIR/models)")
-    parser.add_argument("--sha256", type=_sum, default="", help="sum that the file at a URL must have")
+    parser.add_argument("--sha256", type=_sum, help="sum that the file at a URL must have")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         _say(_listing())
         return 0
     settings = load()
-    model = find_model(args.model, sha256=args.sha256)
+    model = find_model(args.model, sha256=args.sha256 or "")
     target = (args.into or settings.server.data_dir / "models") / model.file_name
     if target.exists():
         _say(_already_there(model, target))
