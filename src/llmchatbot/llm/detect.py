@@ -25,20 +25,34 @@ from llmchatbot.llm.wire import Json, fetch
 _log = logging.getLogger(__name__)
 
 
+class _Meta(msgspec.Struct):
+    n_ctx: int | None = None
+
+
 class _Listed(msgspec.Struct):
+    """One listed model. Three servers, three names for the window: vLLM's, our own and OpenRouter's, llama.cpp's."""
+
     id: str
+    max_model_len: int | None = None
+    context_length: int | None = None
+    meta: _Meta | None = None
+
+    @property
+    def window(self) -> int:
+        return self.max_model_len or self.context_length or (self.meta.n_ctx if self.meta else None) or 0
 
 
 class _Models(msgspec.Struct):
     data: list[_Listed]
 
 
-class Found(msgspec.Struct, frozen=True):
-    """What speaks at an address, and the name of its first model ("" where the protocol tells none)."""
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What speaks at an address. `name` ("") and `window` (0) are what its list of models says of the first one."""
 
     model: Model
-    name: str
     protocol: str
+    name: str = ""
+    window: int = 0
 
 
 class DetectedModel:
@@ -49,14 +63,16 @@ class DetectedModel:
         transport: HttpTransport,
         endpoints: list[Endpoint],
         *,
+        name: str = "",
         protocol: str = "auto",
         max_tokens_field: str = "max_tokens",
         prefix_style: PrefixStyle = "assistant",
         extra_body: Json | None = None,
     ) -> None:
-        """The first of `endpoints` that answers is taken. `protocol` openai: only the model's name is looked up."""
+        """The first of `endpoints` that answers is taken. `name` is the wanted model, where that is known."""
         self._transport = transport
         self._endpoints = endpoints
+        self._name = name
         self._protocol = protocol
         self._max_tokens_field = max_tokens_field
         self._prefix_style: PrefixStyle = prefix_style
@@ -111,7 +127,7 @@ class DetectedModel:
         model = NdjsonModel(self._transport, endpoint)
         data = await fetch(self._transport, _for_asking(endpoint), endpoint.join("health"), model.auth_headers())
         msgspec.json.decode(data, type=Health)
-        return Found(model, "", "ndjson")
+        return Found(model=model, protocol="ndjson")
 
     async def _ask_openai(self, endpoint: Endpoint) -> Found:
         base = msgspec.structs.replace(endpoint, url=with_version(endpoint.url))
@@ -126,7 +142,8 @@ class DetectedModel:
         listed = msgspec.json.decode(data, type=_Models)
         if not listed.data:
             raise ModelUnavailable(f"{endpoint.url_setting} lists no model; load one there.")
-        return Found(model, listed.data[0].id, "openai")
+        first = next((entry for entry in listed.data if entry.id == self._name), listed.data[0])
+        return Found(model=model, protocol="openai", name=first.id, window=first.window)
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[list[Event], None]:
         """See `port.Model.stream`. A prompt without a model's name takes the first one listed."""

@@ -69,6 +69,7 @@ def _over_http(registered: RegisteredModel, endpoint: Endpoint, transport: HttpT
     return DetectedModel(
         transport,
         _candidates(endpoint),
+        name=registered.upstream_name,
         protocol=entry.protocol,
         max_tokens_field=entry.max_tokens_field,
         prefix_style=entry.prefix_style,

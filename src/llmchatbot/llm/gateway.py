@@ -64,7 +64,7 @@ class ModelGateway:
 
     def describe(self) -> list[ModelInfo]:
         """All models, in the order in which they were set up."""
-        return [model.info for model in self._registry]
+        return [upstream.info for upstream in self._upstreams.values()]
 
     def default_model(self) -> str:
         """The public name of the model of a chat that names none."""
@@ -72,7 +72,7 @@ class ModelGateway:
 
     def resolve(self, name: str) -> ModelInfo:
         """The model called `name`, the default for "". Raises UnknownModel; its extra lists the known names."""
-        return self._registry.resolve(name).info
+        return self._upstreams[self._registry.resolve(name).name].info
 
     def choose_context(
         self,
@@ -105,9 +105,18 @@ class ModelGateway:
 
     async def health(self) -> dict[str, bool]:
         """Whether each model would answer now, by public name. Takes five seconds at the most; never raises."""
+        shared: dict[str, list[Upstream]] = {}
+        for name, upstream in self._upstreams.items():
+            endpoint = upstream.registered.endpoint
+            # One question per server and key, not one for each of its models.
+            shared.setdefault(f"{endpoint.url} {endpoint.key_setting}" if endpoint else name, []).append(upstream)
         async with asyncio.TaskGroup() as group:
-            tasks = {name: group.create_task(_healthy(upstream)) for name, upstream in self._upstreams.items()}
-        return {name: task.result() for name, task in tasks.items()}
+            tasks = {where: group.create_task(_healthy(upstreams[0])) for where, upstreams in shared.items()}
+        return {
+            upstream.name: tasks[where].result() and not upstream.breaker.open
+            for where, upstreams in shared.items()
+            for upstream in upstreams
+        }
 
     async def aclose(self) -> None:
         """Close all models and connections. Idempotent."""
@@ -117,8 +126,6 @@ class ModelGateway:
 
 
 async def _healthy(upstream: Upstream) -> bool:
-    if upstream.breaker.open:
-        return False
     try:
         async with asyncio.timeout(_HEALTH_SECONDS):
             return await upstream.model.health()

@@ -22,8 +22,8 @@ SUPPORTED: frozenset[str] = frozenset()
 _WORD = re.compile(r"[^\W_]+")
 _CYRILLIC = re.compile(r"[\u0400-\u04ff]")
 _PIECE = re.compile(r"\S+\s*|\s+")
-_STEM = 5
-"""Words count as equal when their first letters are: crude, and good enough for English, Russian and most others."""
+_STEM, _CYRILLIC_STEM = 5, 4
+"""Words count as equal when their first letters are: crude, and good enough. Russian endings are longer."""
 _SHOWN = 2
 _K1, _B = 1.4, 0.7
 _TITLE_WEIGHT = 3
@@ -40,7 +40,8 @@ class Passage(msgspec.Struct, frozen=True):
 
 def tokens_of(text: str) -> list[str]:
     """Words without regard to case and ending; digits and letters of any script."""
-    return [word[:_STEM] for word in _WORD.findall(text.casefold()) if len(word) > 1]
+    words = [word for word in _WORD.findall(text.casefold()) if len(word) > 1]
+    return [word[: _CYRILLIC_STEM if _CYRILLIC.match(word) else _STEM] for word in words]
 
 
 def language_of(text: str) -> str:
@@ -53,13 +54,15 @@ class Page(msgspec.Struct, frozen=True):
 
     opening: str
     nothing_found: str
+    ignored: frozenset[str]
     passages: list[Passage]
 
 
 def page_of(text: str) -> Page:
     """Cut a Markdown page at its `## ` headings."""
     head, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
-    opening, nothing_found = head.strip().split("\n\n")
+    opening, nothing_found, ignored = head.strip().split("\n\n")
+    empty_words = frozenset(_WORD.findall(ignored.partition(":")[2].casefold()))
     passages = []
     for section in sections:
         title, _, body = section.partition("\n")
@@ -67,7 +70,7 @@ def page_of(text: str) -> Page:
         for word in tokens_of(title):
             words[word] += _TITLE_WEIGHT
         passages.append(Passage(title.strip(), body.strip(), dict(words), sum(words.values())))
-    return Page(opening, nothing_found, passages)
+    return Page(opening, nothing_found, empty_words, passages)
 
 
 def read_page(language: str) -> Page:
@@ -111,11 +114,16 @@ class GuideModel:
         page = self._pages.get(language)
         if page is None:
             page = self._pages[language] = read_page(language)
-        found = best(page.passages, question)
+        found = best(page.passages, self._without(page.ignored, question))
         parts = [page.opening, *(f"**{passage.title}**\n\n{passage.body}" for passage in found)]
         if not found:
             parts.append(f"{page.nothing_found} {', '.join(passage.title for passage in page.passages)}.")
         return "\n\n".join(parts)
+
+    @staticmethod
+    def _without(ignored: frozenset[str], question: str) -> str:
+        words = [word for word in _WORD.findall(question.casefold()) if word not in ignored]
+        return " ".join(words) or question
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[list[Event], None]:
         """See `port.Model.stream`."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from llmchatbot.llm.detect import DetectedModel
 from llmchatbot.llm.factory import SUPPORTED
 from llmchatbot.llm.fair_queue import FairLimiter
 from llmchatbot.llm.port import Model
-from llmchatbot.llm.registry import RegisteredModel
+from llmchatbot.llm.registry import ModelInfo, RegisteredModel
 from llmchatbot.llm.resilience import CircuitBreaker, Clock, RetryBudget
 
 
@@ -30,6 +32,16 @@ class Upstream:
     def continues_prefix(self) -> bool:
         """Whether it can go on from a text."""
         return "prefix" in self.registered.entry.capabilities
+
+    @property
+    def info(self) -> ModelInfo:
+        """What clients may know, with the window that the server itself told, once it was asked."""
+        info = self.registered.info
+        found = self.model.found if isinstance(self.model, DetectedModel) else None
+        if found is None or not found.window:
+            return info
+        output = min(info.max_output_tokens, found.window)
+        return msgspec.structs.replace(info, context_window=found.window, max_output_tokens=output)
 
     async def upstream_name(self) -> str:
         """The name that the upstream knows; asks for it where only the address was given. Raises ModelError."""
