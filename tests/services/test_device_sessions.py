@@ -166,15 +166,18 @@ async def kill_at_random(address: Address, rng: random.Random, enough: asyncio.E
     return kills
 
 
-async def test_3000_concurrent_refreshes_with_killed_connections_never_fork_and_never_log_out(
-    accounts: Accounts, db: Database, database: Address
+@pytest.mark.parametrize(
+    "generations", [pytest.param(150, id="3000"), pytest.param(5000, id="100000", marks=pytest.mark.nightly)]
+)
+async def test_concurrent_refreshes_with_killed_connections_never_fork_and_never_log_out(
+    accounts: Accounts, db: Database, database: Address, generations: int
 ) -> None:
-    """150 generations, 20 at once for each: every one gets the same successor, whatever happens to the connections."""
+    """20 at once for each generation: every one gets the same successor, whatever happens to the connections."""
     grant = await accounts.auth.register(ADA, HERE)
     tab, enough = Tab(accounts), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         killing = group.create_task(kill_at_random(database, random.Random(29), enough))
-        for _ in range(150):
+        for _ in range(generations):
             grants = await asyncio.gather(*(tab.refresh(grant.refresh_token) for _ in range(20)))
             assert len({one.refresh_token for one in grants}) == 1, "a fork"
             grant = grants[0]
@@ -182,8 +185,8 @@ async def test_3000_concurrent_refreshes_with_killed_connections_never_fork_and_
     assert killing.result() > 10
     assert tab.lost > 0
     rows = await db.fetch("SELECT generation, rotated_at FROM refresh_tokens ORDER BY generation")
-    assert [row["generation"] for row in rows] == list(range(151))
-    assert [row["rotated_at"] is None for row in rows] == [False] * 150 + [True]
+    assert [row["generation"] for row in rows] == list(range(generations + 1))
+    assert [row["rotated_at"] is None for row in rows] == [False] * generations + [True]
     assert await revoked_reason(db, grant.session_id) is None, "a false log-out"
     assert (await accounts.auth.authenticate(grant.access_token)).session_id == grant.session_id
 

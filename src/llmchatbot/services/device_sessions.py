@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
+import secrets
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -32,8 +32,8 @@ _LONGEST_USER_AGENT = 300
 # Ended devices stay this long: their tokens are still recognised, their addresses still known.
 _REMEMBER_ENDED = timedelta(days=30)
 _BATCH = 500
-# A refusal of a refresh takes a multiple of this, in seconds; it holds nothing meanwhile.
-_REFUSAL_STEP = 0.01
+# A refusal of a refresh waits up to this long, holding nothing.
+_REFUSAL_MICROSECONDS = 10_000
 
 
 class DeviceSessionService:
@@ -81,11 +81,10 @@ class DeviceSessionService:
 
     async def refresh(self, token: str) -> Grant:
         """The next pair. Raises InvalidRefreshToken, which never says why; a reused token has ended its family then."""
-        started_at = time.perf_counter()
         grant = await self._refresh(token)
         if grant is None:
-            # Unknown, ended, reused: not even the time it took tells which.
-            await asyncio.sleep((started_at - time.perf_counter()) % _REFUSAL_STEP)
+            # Unknown, ended, reused: some ten microseconds would tell which, so the answer comes at random.
+            await asyncio.sleep(secrets.randbelow(_REFUSAL_MICROSECONDS) / 1e6)
             raise InvalidRefreshToken
         return grant
 
