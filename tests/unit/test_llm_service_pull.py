@@ -322,7 +322,7 @@ async def test_the_command_asks_and_downloads_nothing_without_a_yes(
 
 def test_the_command_without_a_name_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert pull.run(arguments()) == 0
-    assert "qwen2.5-1.5b     1.1 GB" in capsys.readouterr().out
+    assert "qwen2.5-1.5b    1.1 GB" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         arguments("x", "--sha256", "nonsense")
 
