@@ -38,6 +38,9 @@ doctor: $(VENV)/.stamp-base ## Check the settings, the database and the models, 
 migrate: $(VENV)/.stamp-base ## Create and migrate the PostgreSQL database of DB_HOST
 	@exec $(PYTHON) -m llmchatbot migrate
 
+.PHONY: local
+local: $(VENV)/.stamp-local ## Install what local GGUF models need (LOCAL_MODEL=file.gguf), then: make run
+
 ##@ Check
 
 .PHONY: test
