@@ -59,6 +59,11 @@ def _id(randomness: random.Random) -> UUID:
     return UUID(int=randomness.getrandbits(128) & ~(0xF << 76) | (0x7 << 76))
 
 
+def new_id(seed: int) -> UUID:
+    """The one id that belongs to `seed`."""
+    return _id(random.Random(seed))
+
+
 def _text(randomness: random.Random, words: int) -> str:
     return " ".join(randomness.choices(_WORDS, k=words))
 
@@ -92,7 +97,7 @@ async def add_chats(connection: asyncpg.Connection, measured: UUID, total: int) 
     await connection.execute("VACUUM ANALYZE chats")
 
 
-class _MessageRows:
+class MessageRows:
     """Chats with their messages, in the order of COPY."""
 
     def __init__(self, seed: int) -> None:
@@ -119,7 +124,7 @@ class _MessageRows:
         return chat
 
 
-async def _copy(connection: asyncpg.Connection, rows: _MessageRows) -> None:
+async def _copy(connection: asyncpg.Connection, rows: MessageRows) -> None:
     await connection.copy_records_to_table("chats", records=rows.chats, columns=_CHAT_COLUMNS)
     await connection.copy_records_to_table("messages", records=rows.messages, columns=_MESSAGE_COLUMNS)
     rows.chats.clear()
@@ -128,7 +133,7 @@ async def _copy(connection: asyncpg.Connection, rows: _MessageRows) -> None:
 
 async def add_measured_messages(connection: asyncpg.Connection, measured: UUID) -> Seeded:
     """The measured person's thousand messages: one long chat and short ones."""
-    rows = _MessageRows(4)
+    rows = MessageRows(4)
     long_chat = rows.add_chat(measured, LONG_CHAT, rare=True)
     for _ in range(SHORT_CHATS):
         rows.add_chat(measured, SHORT_CHAT)
@@ -140,7 +145,7 @@ async def add_foreign_messages(connection: asyncpg.Connection, present: int, tot
     """Messages of other people until the table holds `total`; `present` are there already."""
     if present >= total:
         return
-    rows = _MessageRows(seed=total)
+    rows = MessageRows(seed=total)
     chats = -(-(total - present) // MESSAGES_PER_CHAT)
     owners = await add_owners(connection, -(-chats // CHATS_PER_OWNER), seed=total + 1)
     for index in range(chats):

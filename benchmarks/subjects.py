@@ -26,6 +26,7 @@ OURS_WITHOUT_LIMITS: Mapping[str, str] = {
     "LOGIN_ATTEMPTS": "1000000",
     "LLM_MAX_CONCURRENT": "100000",
     "LOG_LEVEL": "warning",
+    "SERVER_DRAIN_TIMEOUT": "1s",
 }
 
 
