@@ -56,6 +56,19 @@ class Somebody:
         await expect(composer(page)).to_be_visible()
         return page
 
+    async def arrive(self, name: str = "Ada Lovelace") -> Page:
+        """The same without the form, for tests that are about something else."""
+        body = {"email": self.email, "username": name, "password": PASSWORD}
+        answer = await self.context.request.post(
+            f"{self.base}/api/v1/auth/register", data=body, headers={"X-Refresh-Cookie": "1"}
+        )
+        assert answer.ok, await answer.text()
+        page = await self.page("/assets/icon.svg")
+        await page.evaluate("localStorage.setItem('signed-in', '1')")
+        await page.goto(self.base)
+        await expect(composer(page)).to_be_visible()
+        return page
+
     async def api(self) -> Api:
         """The same person without the page: what is really stored."""
         return await Api.log_in(self.base, self.email)

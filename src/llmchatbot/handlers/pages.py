@@ -89,6 +89,12 @@ async def index(request: Request[Any, Any, Any], web_files: NamedDependency[WebF
     return _respond(request, web_files.get("index.html"))
 
 
+@route("/favicon.ico", http_method=READ, opt=PUBLIC, include_in_schema=False)
+async def favicon(request: Request[Any, Any, Any], web_files: NamedDependency[WebFiles]) -> Response[bytes]:
+    """Asked for by browsers on addresses whose answer is no page of ours and names no icon."""
+    return _respond(request, web_files.get("assets/icon.svg"))
+
+
 @route("/assets/{path:path}", http_method=READ, opt=PUBLIC, include_in_schema=False)
 async def asset(
     request: Request[Any, Any, Any], path: FromPath[str], web_files: NamedDependency[WebFiles]
@@ -105,4 +111,4 @@ def _respond(request: Request[Any, Any, Any], file: WebFile) -> Response[bytes]:
     return Response(file.plain, headers=headers, media_type=file.content_type)
 
 
-ROUTES = (index, asset)
+ROUTES = (index, favicon, asset)

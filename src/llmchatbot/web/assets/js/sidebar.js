@@ -84,8 +84,7 @@ export class Sidebar extends Publisher {
 
   paintPerson() {
     const name = this.store.user?.username ?? "";
-    replace(this.person, h("span.avatar", { "aria-hidden": "true" }, [...name][0]?.toUpperCase() ?? "?"), h("span.person-name", { dir: "auto" }, name));
-    this.person.setAttribute("aria-label", `${t("account")}: ${name}`);
+    replace(this.person, h("span.visually-hidden", {}, `${t("account")}:`), h("span.avatar", { "aria-hidden": "true" }, [...name][0]?.toUpperCase() ?? "?"), h("span.person-name", { dir: "auto" }, name));
   }
 
   /** @param {boolean} archive */

@@ -145,10 +145,11 @@ export class Store extends Publisher {
 
   /** @param {string} id */
   drop(id) {
+    const known = this.chat(id) !== undefined;
     this.living.drop(id);
     this.archive.drop(id);
     this.busy.delete(id);
-    this.emit("gone", id);
+    if (known) this.emit("gone", id);
   }
 
   /** Read one chat from the server. Null when it does not exist (any more). @param {string} id @returns {Promise<Chat | null>} */

@@ -1,0 +1,191 @@
+"""Accounts and devices: who is logged in, where, and what other tabs and people see of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from browsing import PASSWORD, NewPerson, Somebody, answered, ask, chat_of, composer
+from nodes import Node
+from playwright.async_api import Page, Request, expect
+
+
+async def log_in(page: Page, person: Somebody, password: str = PASSWORD) -> None:
+    await page.get_by_label("E-mail").fill(person.email)
+    await page.get_by_label("Password", exact=True).fill(password)
+    await page.get_by_role("button", name="Log in").click()
+
+
+async def open_settings(page: Page, tab: str) -> None:
+    await page.get_by_role("button", name="Account").click()
+    await page.get_by_role("tab", name=tab).click()
+
+
+async def test_refused_log_in_says_why_and_the_right_one_enters(ada: Somebody) -> None:
+    page = await ada.register()
+    await page.get_by_role("button", name="Account").click()
+    await page.get_by_role("button", name="Log out", exact=True).click()
+    await expect(page.get_by_text("You are logged out.")).to_be_visible()
+    await log_in(page, ada, "not the passphrase")
+    await expect(page.get_by_role("alert")).to_have_text("E-mail or password is wrong.")
+    await log_in(page, ada)
+    await expect(composer(page)).to_be_visible()
+    ada.forgive_failed_requests()
+
+
+async def test_taken_address_and_common_password_are_pointed_out(ada: Somebody, new_person: NewPerson) -> None:
+    await ada.arrive()
+    other = await new_person()
+    page = await other.page()
+    await page.get_by_role("button", name="Create account").click()
+    await page.get_by_label("Name").fill("Another")
+    await page.get_by_label("E-mail").fill(ada.email)
+    await page.get_by_label("Password", exact=True).fill(PASSWORD)
+    await page.get_by_role("button", name="Create account").click()
+    await expect(page.get_by_role("alert")).to_have_text("There is an account with this e-mail already.")
+    await page.get_by_label("E-mail").fill(other.email)
+    await page.get_by_label("Password", exact=True).fill("password")
+    await page.get_by_role("button", name="Create account").click()
+    await expect(page.get_by_label("Password", exact=True)).to_have_attribute("aria-invalid", "true")
+    other.forgive_failed_requests()
+
+
+async def test_guest_talks_and_keeps_the_account(ada: Somebody) -> None:
+    page = await ada.page()
+    await page.get_by_role("button", name="Try it as a guest").click()
+    await ask(page, "[[rate=0 tokens=3]]")
+    await answered(page)
+    await open_settings(page, "Profile")
+    await page.get_by_label("E-mail").fill(ada.email)
+    await page.get_by_label("Name").fill("Grace Hopper")
+    await page.get_by_label("Password", exact=True).fill(PASSWORD)
+    await page.get_by_role("button", name="Keep this account").click()
+    await expect(page.get_by_text("This account is yours now")).to_be_visible()
+    api = await ada.api()
+    assert len(await api.messages(chat_of(page))) == 2
+    await api.close()
+
+
+async def test_two_people_never_see_each_others_chats(ada: Somebody, new_person: NewPerson) -> None:
+    first = await ada.arrive()
+    await ask(first, "[[rate=0 tokens=3]] persimmon")
+    await answered(first)
+    other = await new_person()
+    second = await other.arrive("Grace Hopper")
+    await expect(second.get_by_text("No chats yet.")).to_be_visible()
+    await second.goto(first.url)
+    await expect(second.get_by_text("This chat does not exist (any more).")).to_be_visible()
+    await second.get_by_role("searchbox").fill("persimmon")
+    await expect(second.get_by_role("heading", name="Nothing found")).to_be_visible()
+    assert "persimmon" not in await second.locator("main").inner_text()
+    other.forgive_failed_requests()
+
+
+async def test_next_person_at_the_same_browser_finds_nothing_of_the_last(ada: Somebody) -> None:
+    page = await ada.register()
+    await composer(page).fill("a secret draft")
+    other_tab = await ada.page()
+    await expect(composer(other_tab)).to_be_visible()
+    await page.get_by_role("button", name="Account").click()
+    await page.get_by_role("button", name="Log out", exact=True).click()
+    await expect(page.get_by_label("E-mail")).to_be_visible()
+    await expect(other_tab.get_by_label("E-mail")).to_be_visible()
+    kept = await page.evaluate("JSON.stringify({...localStorage}) + JSON.stringify({...sessionStorage})")
+    assert "secret" not in kept
+
+
+async def test_tokens_stand_in_no_address_and_in_no_storage(ada: Somebody) -> None:
+    seen: list[str] = []
+    ada.context.on("request", lambda request: seen.append(request.url))
+    page = await ada.register()
+    await ask(page, "[[rate=0 tokens=3]]")
+    await answered(page)
+    async with page.expect_request("**/auth/refresh"):
+        await page.reload()
+    await expect(composer(page)).to_be_visible()
+    readable = await page.evaluate("document.cookie + JSON.stringify({...localStorage, ...sessionStorage})")
+    assert "eyJ" not in readable
+    assert "refresh_token" not in readable
+    assert not [url for url in seen if "eyJ" in url or "token=" in url]
+    cookies = {cookie["name"]: cookie for cookie in await ada.context.cookies(f"{ada.base}/api/v1/auth/refresh")}
+    assert cookies["refresh_token"]["httpOnly"]
+    assert cookies["refresh_token"]["sameSite"] == "Strict"
+
+
+async def test_many_tabs_refresh_once_and_ahead_of_time(
+    start_server: Callable[..., Awaitable[Node]], new_person: NewPerson
+) -> None:
+    server = await start_server(JWT_ACCESS_TOKEN_EXPIRY="6s")
+    person = await new_person(server.base)
+    refreshes: list[Request] = []
+    refused: list[int] = []
+    person.context.on("request", lambda request: refreshes.append(request) if "/auth/refresh" in request.url else None)
+    person.context.on("response", lambda response: refused.append(response.status) if response.status == 401 else None)
+    pages = [await person.arrive()]
+    refreshes.clear()
+    for _ in range(4):
+        pages.append(await person.page())
+        await expect(composer(pages[-1])).to_be_visible()
+    assert refreshes == []  # a new tab asks its neighbours first
+    await asyncio.sleep(11)  # two lives of a token: the span of time is what is tested
+    assert 2 <= len(refreshes) <= 3
+    assert refused == []
+    for page in pages:
+        await expect(composer(page)).to_be_visible()
+
+
+async def test_device_ended_elsewhere_shows_the_log_in_page(ada: Somebody, new_person: NewPerson) -> None:
+    here = await ada.arrive()
+    elsewhere = await new_person(user_agent="Mozilla/5.0 (Windows NT 10.0) Gecko/20100101 Firefox/140.0")
+    there = await elsewhere.page()
+    await log_in(there, ada)
+    await expect(composer(there)).to_be_visible()
+    await open_settings(here, "Devices")
+    await here.get_by_role("button", name="Log out Firefox, Windows").click()
+    await expect(here.get_by_text("The device is logged out.")).to_be_visible()
+    await expect(there.get_by_text("You were logged out on this device.")).to_be_visible(timeout=15_000)
+    elsewhere.forgive_failed_requests()
+
+
+async def test_password_change_needs_the_old_one_and_ends_other_devices(ada: Somebody, new_person: NewPerson) -> None:
+    here = await ada.arrive()
+    elsewhere = await new_person()
+    there = await elsewhere.page()
+    await log_in(there, ada)
+    await expect(composer(there)).to_be_visible()
+    await open_settings(here, "Change password")
+    await here.get_by_label("Current password").fill("a wrong one")
+    await here.get_by_label("New password").fill("another long passphrase")
+    await here.get_by_role("button", name="Change password").click()
+    await expect(here.get_by_role("alert").filter(has_text="wrong")).to_be_visible()
+    await here.get_by_label("Current password").fill(PASSWORD)
+    await here.get_by_role("button", name="Change password").click()
+    await expect(here.get_by_text("All other devices are logged out.")).to_be_visible()
+    await expect(there.get_by_text("You were logged out on this device.")).to_be_visible(timeout=15_000)
+    await here.reload()
+    await expect(composer(here)).to_be_visible()
+    ada.forgive_failed_requests()
+    elsewhere.forgive_failed_requests()
+
+
+async def test_profile_name_can_be_changed(ada: Somebody) -> None:
+    page = await ada.arrive()
+    await open_settings(page, "Profile")
+    await page.get_by_label("Name").fill("Ada King")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_text("Your name is saved.")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("button", name="Account: Ada King")).to_be_visible()
+
+
+async def test_russian_and_dark_are_kept(ada: Somebody) -> None:
+    page = await ada.arrive()
+    await open_settings(page, "Appearance")
+    await page.get_by_role("radio", name="Dark").click()
+    assert await page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "dark"
+    await page.get_by_role("radio", name="Русский").click()
+    await expect(page.get_by_text("О чём поговорим?")).to_be_visible()
+    await page.reload()
+    await expect(page.get_by_text("О чём поговорим?")).to_be_visible()
+    assert await page.locator("html").get_attribute("lang") == "ru"
+    assert await page.locator("html").get_attribute("data-theme") == "dark"
