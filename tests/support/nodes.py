@@ -51,7 +51,6 @@ class Node:
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
             "PYTHONPATH": os.pathsep.join(sys.path),
-            "PYTHONDEVMODE": "0",
             "DATA_DIR": str(folder / f"data-{self.port}"),
             "SERVER_PORT": str(self.port),
             "JWT_SECRET": JWT_SECRET,
