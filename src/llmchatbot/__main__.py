@@ -7,7 +7,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 
-from llmchatbot import __version__, config
+from llmchatbot import __version__, config, drill
 from llmchatbot.errors import DatabaseUnavailable, StartupError
 
 # Each command imports what it needs when it is called: `llmchatbot --help` should not load a web server.
@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     add("worker", _worker, None)
     add("migrate", _migrate, "create and migrate the database of DB_HOST")
     add("doctor", _doctor, "check settings and connections")
+    drill.add_arguments(add("drill", drill.run, "break what the product promises to survive, and check"))
     return parser
 
 
