@@ -6,7 +6,6 @@ the containers of this project mount; the files are readable in them, because Po
 
 from __future__ import annotations
 
-import os
 import secrets
 import sys
 from pathlib import Path
@@ -25,7 +24,7 @@ def make(folder: Path) -> list[str]:
         draft = folder / f".{name}.new"
         draft.write_text(secrets.token_hex(32), encoding="ascii")
         draft.chmod(0o444)
-        os.replace(draft, path)
+        draft.replace(path)
         made.append(name)
     folder.chmod(0o755)
     return made
