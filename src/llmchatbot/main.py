@@ -28,7 +28,9 @@ from llmchatbot.handlers import (
 )
 from llmchatbot.handlers.authentication import AuthenticationMiddleware
 from llmchatbot.handlers.clients import caller_provider
+from llmchatbot.handlers.cors import parse_origins
 from llmchatbot.handlers.deadlines import DeadlineMiddleware
+from llmchatbot.handlers.outermost import Outermost
 from llmchatbot.handlers.problems import handle_app_error, handle_http_exception, handle_unexpected
 from llmchatbot.handlers.stream_responses import StreamOpener
 from llmchatbot.models.principals import Principal
@@ -76,6 +78,12 @@ def create_app(backend: Backend) -> Litestar:
         logging_config=None,
         state=State({"backend": backend}),
     )
+
+
+def create_asgi(backend: Backend) -> Outermost:
+    """What the server runs: the application inside the layer that every answer passes."""
+    server = backend.settings.server
+    return Outermost(create_app(backend), cors=parse_origins(server.cors_origins))
 
 
 def _dependencies(backend: Backend) -> dict[str, Provide]:

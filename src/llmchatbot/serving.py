@@ -24,7 +24,7 @@ from llmchatbot.config import Settings
 from llmchatbot.database.address import Address
 from llmchatbot.database.creation import prepare, wait_and_prepare
 from llmchatbot.errors import DatabaseUnavailable, StartupError
-from llmchatbot.main import create_app
+from llmchatbot.main import create_asgi
 from llmchatbot.wiring import open_backend
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ async def serve(
     async with AsyncExitStack() as stack:
         preparing = await _prepare_or_wait(address, stack)
         backend = await open_backend(settings, address, stack, environment=environment)
-        server = _SocketServer(create_app(backend), bound, settings.server.idle_timeout)
+        server = _SocketServer(create_asgi(backend), bound, settings.server.idle_timeout)
         serving = asyncio.create_task(server.serve(), name="granian")
         on_ready()
         try:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from litestar import MediaType, Request, Response
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.types import Send
 from litestar.utils.scope.state import ScopeState
 
 from llmchatbot.errors import (
@@ -87,6 +88,15 @@ def render(error: AppError) -> Response[bytes]:
         media_type=MediaType.TEXT if error.status == HTTPStatus.NO_CONTENT else PROBLEM_JSON,
         headers=problem_headers(error),
     )
+
+
+async def plain_answer(send: Send, error: AppError) -> None:
+    """The same document for a layer that has no framework around it."""
+    body = msgspec.json.encode(problem_body(error))
+    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in problem_headers(error).items()]
+    headers += [(b"content-type", PROBLEM_JSON.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def handle_app_error(request: Request[Any, Any, Any], error: AppError) -> Response[bytes]:

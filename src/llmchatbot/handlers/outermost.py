@@ -1,0 +1,119 @@
+"""What every request passes first and every answer last: headers, cross-origin rules, a request id, the access log.
+
+One pure ASGI layer around the whole application, because here a layer costs a microsecond, and each of the framework's
+own costs ten. The server's own `send` stays reachable as `scope["raw_send"]`: a stream announces itself through the
+`send` that it was given, and then writes its frames without any layer in between.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+import secrets
+import time
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from litestar.types import ASGIApp, Message, Receive, Send
+
+from llmchatbot.errors import AppError, InternalError, InvalidInput
+from llmchatbot.handlers.cors import CorsRules
+from llmchatbot.handlers.problems import plain_answer
+from llmchatbot.handlers.security_headers import with_security_headers
+
+logger = logging.getLogger(__name__)
+access_logger = logging.getLogger("llmchatbot.access")
+
+RAW_SEND = "raw_send"
+REQUEST_ID = "request_id"
+# Of a proxy in front of us: shown again, so that its log and ours can be laid side by side. No room for a line of log.
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_QUIET = frozenset({"/health", "/health/ready", "/metrics", "/assets/{path:path}"})
+
+
+class RequestObserver(Protocol):
+    def __call__(self, route: str, method: str, status: int, seconds: float) -> None: ...
+
+
+def ignore_request(route: str, method: str, status: int, seconds: float) -> None:
+    """For whoever counts nothing."""
+
+
+class Outermost:
+    """`app` with everything that is the same for all answers."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        cors: CorsRules | None = None,
+        observe: RequestObserver = ignore_request,
+        access_log: bool = True,
+    ) -> None:
+        self._app = app
+        self._cors = cors
+        self._observe = observe
+        self._access_log = access_log
+        self._prefix = secrets.token_hex(4)
+        self._numbers = itertools.count()
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begin = time.perf_counter()
+        origin, request_id, hosts = _look_at(scope["headers"])
+        if request_id is None:
+            request_id = f"{self._prefix}-{next(self._numbers):x}".encode()
+        scope[RAW_SEND] = send
+        scope[REQUEST_ID] = request_id.decode()
+        more: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id)]
+        if self._cors is not None:
+            more += self._cors.headers_for(origin)
+        status = 0
+
+        async def announce(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = with_security_headers(message["headers"], more)
+            await send(message)
+
+        try:
+            if hosts > 1:
+                await plain_answer(announce, InvalidInput("A request has one Host header."))
+            elif scope["method"] == "OPTIONS" and self._cors is not None and self._cors.is_preflight(scope, origin):
+                await self._cors.answer_preflight(announce)
+            else:
+                await self._app(scope, receive, announce)
+        except Exception as error:
+            # The server would close the connection without a line in any log.
+            logger.exception("unexpected error in request %s", scope[REQUEST_ID])
+            if not status:
+                await plain_answer(announce, error if isinstance(error, AppError) else InternalError())
+        finally:
+            self._note(scope, status, time.perf_counter() - begin)
+
+    def _note(self, scope: Any, status: int, seconds: float) -> None:
+        """By the route's template: an address or a query may hold what people wrote."""
+        route: str = scope.get("path_template") or "unknown"
+        method: str = scope["method"]
+        self._observe(route, method, status, seconds)
+        if self._access_log and route not in _QUIET:
+            access_logger.info(
+                "%s %s %s %.1f ms request=%s", method, route, status, seconds * 1000, scope.get(REQUEST_ID)
+            )
+
+
+def _look_at(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes | None, int]:
+    """Origin, request id and the number of Host lines, in one pass."""
+    origin, request_id, hosts = b"", None, 0
+    for name, value in headers:
+        if name == b"host":
+            hosts += 1
+        elif name == b"origin":
+            origin = value
+        elif name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            request_id = value
+    return origin, request_id, hosts
