@@ -340,3 +340,25 @@ async def test_a_guest_cannot_take_somebody_elses_address(accounts: Accounts) ->
     guest = await accounts.auth.guest(HERE)
     with pytest.raises(EmailTaken):
         await accounts.auth.upgrade_guest(await accounts.auth.authenticate(guest.access_token), ADA, HERE)
+
+
+async def test_everything_that_ends_devices_may_happen_at_once(accounts: Accounts, db: Database) -> None:
+    """No deadlock: all of them lock the account before its devices."""
+    await accounts.auth.register(ADA, HERE)
+    for _ in range(5):
+        grants = [await accounts.auth.login(ADA.email, ADA.password, HERE) for _ in range(6)]
+        principal = await accounts.auth.authenticate(grants[0].access_token)
+        results = await asyncio.gather(
+            accounts.auth.logout_all(principal),
+            accounts.auth.change_password(principal, ADA.password, ADA.password),
+            *(accounts.auth.logout(access_token=grant.access_token, refresh_token=None) for grant in grants),
+            *(accounts.auth.logout(access_token=None, refresh_token=grant.refresh_token) for grant in grants),
+            *(accounts.auth.refresh(grant.refresh_token) for grant in grants),
+            return_exceptions=True,
+        )
+        expected = (InvalidRefreshToken, BadCredentials)
+        assert [one for one in results if isinstance(one, BaseException) and not isinstance(one, expected)] == []
+        alive = await db.fetch("SELECT id FROM device_sessions WHERE revoked_at IS NULL")
+        assert {row["id"] for row in alive}.isdisjoint({grant.session_id for grant in grants})
+    events = await db.fetchval("SELECT count(*) FROM user_events WHERE payload LIKE '%session.revoked%'")
+    assert events == await db.fetchval("SELECT count(*) FROM device_sessions WHERE revoked_at IS NOT NULL")

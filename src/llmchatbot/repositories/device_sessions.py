@@ -133,26 +133,13 @@ async def revoke(executor: Executor, user_id: UUID, session_id: UUID, *, reason:
     return tag == "UPDATE 1"
 
 
-async def revoke_by_token(executor: Executor, token_hash: bytes, *, reason: str, now: datetime) -> UUID | None:
-    """The device that was ended, None when there was none to end."""
-    ended: UUID | None = await executor.fetchval(
-        "UPDATE device_sessions SET revoked_at = $2, revoked_reason = $3 "
-        "WHERE id = (SELECT session_id FROM refresh_tokens WHERE hash = $1) AND revoked_at IS NULL RETURNING id",
-        token_hash,
-        now,
-        reason,
-    )
-    return ended
-
-
 async def revoke_all(
     executor: Executor, user_id: UUID, *, reason: str, now: datetime, keep: UUID | None = None
 ) -> list[UUID]:
-    """The devices that were ended. Locked in the order of their ids, so that two of these never deadlock."""
+    """The devices that were ended."""
     records = await executor.fetch(
-        "UPDATE device_sessions SET revoked_at = $2, revoked_reason = $3 WHERE id IN ("
-        "SELECT id FROM device_sessions WHERE user_id = $1 AND revoked_at IS NULL AND id IS DISTINCT FROM $4 "
-        "ORDER BY id FOR UPDATE) RETURNING id",
+        "UPDATE device_sessions SET revoked_at = $2, revoked_reason = $3 "
+        "WHERE user_id = $1 AND revoked_at IS NULL AND id IS DISTINCT FROM $4 RETURNING id",
         user_id,
         now,
         reason,

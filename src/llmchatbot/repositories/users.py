@@ -70,6 +70,11 @@ async def find(executor: Executor, user_id: UUID) -> User | None:
     return User(**record) if record is not None else None
 
 
+async def lock(executor: Executor, user_id: UUID) -> None:
+    """To the transaction's end. Whoever changes a person's devices does this first: one order, so no deadlock."""
+    await executor.execute("SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE", user_id)
+
+
 async def find_login_candidate(executor: Executor, email: str, address: str) -> LoginCandidate | None:
     record = await executor.fetchrow(
         "SELECT u.id, u.password_hash, u.is_active, "

@@ -220,7 +220,7 @@ class AuthService:
             ended = await self._sessions.revoke_all(
                 transaction, principal.user_id, reason="password changed", keep=principal.session_id
             )
-        await self._sessions.announce(ended)
+        await self._sessions.announce(principal.user_id, ended)
         await self._attempts.give_back(quotas)
 
     async def deactivate(self, user_id: UUID) -> None:
@@ -229,7 +229,7 @@ class AuthService:
             if not await users.deactivate(transaction, user_id):
                 raise NotFound("There is no such account.")
             ended = await self._sessions.revoke_all(transaction, user_id, reason="account deactivated")
-        await self._sessions.announce(ended)
+        await self._sessions.announce(user_id, ended)
 
     async def purge_expired(self) -> int:
         """Delete guests whose time is over, with their chats, and what nobody needs of ended devices and counters.

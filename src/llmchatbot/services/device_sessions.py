@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -20,10 +20,10 @@ from llmchatbot.database.pool import Connection, Database
 from llmchatbot.errors import InvalidRefreshToken, NotFound
 from llmchatbot.ids import new_id
 from llmchatbot.models.device_sessions import Client, DeviceSession, Family, Grant
-from llmchatbot.repositories import device_sessions
+from llmchatbot.repositories import device_sessions, user_events, users
 from llmchatbot.security import TokenKeys, hash_of, is_refresh_token, new_refresh_token, successor_of
 from llmchatbot.services.access_tokens import AccessTokens
-from llmchatbot.streaming.wakeups import SESSION_REVOKED, WakeUps
+from llmchatbot.streaming.wakeups import SESSION_REVOKED, USER_EVENT, WakeUps
 
 logger = logging.getLogger(__name__)
 
@@ -99,14 +99,14 @@ class DeviceSessionService:
             if family is None:
                 return None
             grant = await self._rotate(transaction, family, token, now)
-        # Committed from here on: a refusal cannot take the revocation back.
         if grant is None:
             logger.warning("event=refresh_token_reused user=%s session=%s", family.user_id, family.id)
-            await self.announce([family.id])
+            # Committed when this returns: a refusal cannot take it back.
+            await self.end(family.user_id, family.id, reason="refresh token reused")
         return grant
 
     async def _rotate(self, transaction: Connection, family: Family, token: str, now: datetime) -> Grant | None:
-        """None when the token was used up: the family is then revoked in this transaction."""
+        """None when the token was used up: it has been in two hands."""
         known = await device_sessions.get_token(transaction, hash_of(token))
         successor = successor_of(self._keys, token)
         if known.rotated_at is None:
@@ -118,7 +118,6 @@ class DeviceSessionService:
         successor_unused = known.newest_generation == known.generation + 1
         if successor_unused and now - known.rotated_at <= self._grace:
             return self._grant(family.user_id, family.id, successor, now, family.idle_expires_at)
-        await device_sessions.revoke(transaction, family.user_id, family.id, reason="refresh token reused", now=now)
         return None
 
     async def list_active(self, user_id: UUID) -> list[DeviceSession]:
@@ -132,37 +131,47 @@ class DeviceSessionService:
 
     async def end(self, user_id: UUID, session_id: UUID, *, reason: str) -> bool:
         """Whether there was anything to end."""
-        ended = await device_sessions.revoke(self._db, user_id, session_id, reason=reason, now=self._clock.now())
-        if ended:
-            await self.announce([session_id])
-        return ended
+        async with self._db.transaction() as transaction:
+            await users.lock(transaction, user_id)
+            found = await device_sessions.revoke(transaction, user_id, session_id, reason=reason, now=self._clock.now())
+            ended = [session_id] if found else []
+            await self._tell_feed(transaction, user_id, ended)
+        await self.announce(user_id, ended)
+        return found
 
     async def end_by_token(self, refresh_token: str, *, reason: str) -> None:
         """End the family of a refresh token, however old the token is. Silent when there is none."""
         if not is_refresh_token(refresh_token):
             return
-        ended = await device_sessions.revoke_by_token(
-            self._db, hash_of(refresh_token), reason=reason, now=self._clock.now()
-        )
-        if ended is not None:
-            await self.announce([ended])
+        family = await device_sessions.find_family(self._db, hash_of(refresh_token))
+        if family is not None:
+            await self.end(family.user_id, family.id, reason=reason)
 
     async def end_all(self, user_id: UUID, *, reason: str) -> None:
         async with self._db.transaction() as transaction:
             ended = await self.revoke_all(transaction, user_id, reason=reason)
-        await self.announce(ended)
+        await self.announce(user_id, ended)
 
     async def revoke_all(
         self, transaction: Connection, user_id: UUID, *, reason: str, keep: UUID | None = None
     ) -> list[UUID]:
         """Part of a larger change: the caller passes the result to `announce` once that is committed."""
-        return await device_sessions.revoke_all(transaction, user_id, reason=reason, now=self._clock.now(), keep=keep)
+        await users.lock(transaction, user_id)
+        ended = await device_sessions.revoke_all(transaction, user_id, reason=reason, now=self._clock.now(), keep=keep)
+        await self._tell_feed(transaction, user_id, ended)
+        return ended
 
-    async def announce(self, ended: Iterable[UUID]) -> None:
+    async def announce(self, user_id: UUID, ended: Sequence[UUID]) -> None:
         """Make these revocations, which are committed, known at once: here directly, elsewhere by wake-ups."""
         for session_id in ended:
             self._access_tokens.forget(session_id)
             await self._wakeups.publish(SESSION_REVOKED, str(session_id))
+        if ended:
+            await self._wakeups.publish(USER_EVENT, str(user_id))
+
+    async def _tell_feed(self, transaction: Connection, user_id: UUID, ended: Sequence[UUID]) -> None:
+        events = [{"type": "session.revoked", "session_id": str(session_id)} for session_id in ended]
+        await user_events.append(transaction, user_id, *events)
 
     async def prolong(self, transaction: Connection, user_id: UUID) -> None:
         """An account has become a lasting one: its devices live as long as any other."""
