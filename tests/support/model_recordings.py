@@ -382,7 +382,7 @@ ENDPOINT = Endpoint(
     url="http://model.invalid/v1",
     key=Secret(KEY),
     key_setting="SOME_KEY",
-    limits=TimeLimits(connect=1, first_byte=0.3, chunk=0.3, whole=5),
+    limits=TimeLimits(connect=10, first_byte=20, chunk=20, whole=60),
 )
 
 

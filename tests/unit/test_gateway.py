@@ -412,6 +412,6 @@ async def test_stop_closes_the_upstream_connection_before_it_returns() -> None:
         while not any(isinstance(event, TextDelta) for event in await anext(batches)):
             pass
         await batches.aclose()
-        await asyncio.wait_for(server.all_closed.wait(), 0.5)
+        await asyncio.wait_for(server.all_closed.wait(), 10)
         assert (server.stats.running, server.stats.aborted, server.stats.finished) == (0, 1, 0)
         await gateway.aclose()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from random import Random
 
 import msgspec
@@ -69,8 +70,9 @@ class GatewayCall:
         while True:
             attempt = _Attempt(self, plan.upstream)
             try:
-                async for notice in attempt.prepare():
-                    yield [notice]
+                async with aclosing(attempt.prepare()) as notices:
+                    async for notice in notices:
+                        yield [notice]
                 async for batch in attempt.batches:
                     if not attempt.answering and attempt.shows(batch):
                         yield [attempt.answer_begins()]
@@ -177,8 +179,9 @@ class _Attempt:
     async def prepare(self) -> AsyncGenerator[Notice, None]:
         """Wait for a place, pass the breaker, leave out parameters that are not taken; then `batches` can be read."""
         upstream, request = self.upstream, self._call.request
-        async for notice in self._wait():
-            yield notice
+        async with aclosing(self._wait()) as notices:
+            async for notice in notices:
+                yield notice
         upstream.breaker.require_closed()
         self._asked = True
         parameters, ignored = split(request.parameters, await upstream.supported_parameters())

@@ -167,11 +167,13 @@ class ChatParser(AnswerParser[SseEvent]):
         chunk = decode_json(data, _CHUNK, Chunk)
         if chunk.error is not None:
             raise in_band_object(self.endpoint, chunk.error)
-        if chunk.usage is not None and chunk.usage.prompt_tokens is not None:
-            self.usage = Usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens or 0)
-        for choice in chunk.choices or ():
-            if choice.index == 0:
-                self._choice(choice, out)
+        usage = chunk.usage
+        if usage is not None and usage.prompt_tokens is not None:
+            self.usage = Usage(usage.prompt_tokens, usage.completion_tokens or 0)
+        if chunk.choices:
+            for choice in chunk.choices:
+                if choice.index == 0:
+                    self._choice(choice, out)
 
     def _choice(self, choice: _Choice, out: list[Event]) -> None:
         delta = choice.delta
@@ -183,13 +185,17 @@ class ChatParser(AnswerParser[SseEvent]):
                 self.add_text(delta.content if isinstance(delta.content, str) else _text_parts(delta.content), out)
             if delta.refusal:
                 self.add_text(delta.refusal, out)
-            for call in delta.tool_calls or ():
-                function = call.function or _Function()
-                self.add_tool_call(call.index, call.id or "", function.name or "", function.arguments or "", out)
+            if delta.tool_calls:
+                self._calls(delta.tool_calls, out)
         if choice.finish_reason:
             if choice.finish_reason == "error":
                 raise ModelUnavailable("The model's service reported a failure.")
             self.reason = REASONS.get(choice.finish_reason, "stop")
+
+    def _calls(self, calls: list[_ToolCall], out: list[Event]) -> None:
+        for call in calls:
+            function = call.function or _Function()
+            self.add_tool_call(call.index, call.id or "", function.name or "", function.arguments or "", out)
 
 
 def _text_parts(parts: list[Any]) -> str:

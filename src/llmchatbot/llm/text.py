@@ -21,27 +21,28 @@ REPLACEMENT = "\ufffd"
 class TextCleaner:
     """Cleans one channel of text (answer, reasoning, the arguments of one tool call), delta by delta."""
 
-    __slots__ = ("_pending",)
+    __slots__ = ("waiting",)
 
     def __init__(self) -> None:
-        self._pending = ""
+        self.waiting = ""
+        """Half a surrogate pair whose other half has not come yet."""
 
     def feed(self, text: str) -> str:
         """Return what can be shown now; a high surrogate at the end waits for its other half."""
-        if not self._pending:
+        if not self.waiting:
             if text.isascii():
                 return text.replace("\x00", REPLACEMENT) if "\x00" in text else text
             if not _has_surrogate(text):
                 return text.replace("\x00", REPLACEMENT)
-        text = self._pending + text
-        self._pending = ""
+        text = self.waiting + text
+        self.waiting = ""
         if text and "\ud800" <= text[-1] <= "\udbff":
-            self._pending, text = text[-1], text[:-1]
+            self.waiting, text = text[-1], text[:-1]
         return clean(text)
 
     def flush(self) -> str:
         """Return what still waits: U+FFFD for a half that never got its other half, else nothing."""
-        pending, self._pending = self._pending, ""
+        pending, self.waiting = self.waiting, ""
         return REPLACEMENT if pending else ""
 
 

@@ -192,7 +192,9 @@ class HttpStream:
                 raise self._timeout from error
             raise ModelInterrupted("The connection to the model broke off before the answer's end.") from error
         self._waiting_since = None
-        self._got_first = True
+        if not self._got_first:
+            self._got_first = True
+            self._look_again_in(self._chunk_limit)
         return chunk
 
     async def read_all(self, limit: int) -> bytes:
@@ -211,8 +213,12 @@ class HttpStream:
         """The answer's end was announced: wait no longer than `seconds` for each further piece."""
         if seconds < self._chunk_limit:
             self._chunk_limit = seconds
-            self._timer.cancel()
-            self._timer = self._loop.call_later(seconds, self._check)
+            self._look_again_in(seconds)
+
+    def _look_again_in(self, seconds: float) -> None:
+        """The limit became shorter than what the timer was set for."""
+        self._timer.cancel()
+        self._timer = self._loop.call_at(min(self._loop.time() + seconds, self._whole_at), self._check)
 
     def _check(self) -> None:
         """Raise the limit that has passed into the waiting reader, or look again when the next one could pass."""

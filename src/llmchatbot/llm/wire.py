@@ -57,7 +57,10 @@ class AnswerParser(Generic[Record_contra]):
         """Append a piece of the answer."""
         if self._repeated_space:
             piece = self._drop_repeated_space(piece)
-        if piece := self._text.feed(piece):
+        # what nearly all of them are goes without a further call: this runs once per token
+        if self._text.waiting or not piece.isascii() or "\x00" in piece:
+            piece = self._text.feed(piece)
+        if piece:
             out.append(TextDelta(piece))
 
     def add_reasoning(self, piece: str, out: list[Event]) -> None:
