@@ -27,6 +27,7 @@ class FeedSource:
     """
 
     ended = False
+    replaced = False
 
     def __init__(self, user_id: UUID, first: int, events: Sequence[str], read: Read) -> None:
         self.stream_id = str(user_id)

@@ -37,6 +37,11 @@ class Source(Protocol):
     @property
     def ended(self) -> bool: ...
 
+    @property
+    def replaced(self) -> bool:
+        """Nothing will come from it any more although it has not ended: ask for a new one."""
+        ...
+
     def since(self, seq: int, limit: int) -> Sequence[str]:
         """Events from `seq` on."""
         ...
@@ -90,7 +95,7 @@ class Stream:
         deadline = None if poll_seconds is None else self._clock.monotonic() + poll_seconds
         while not self.gone:
             source = self.source
-            if self.farewell:
+            if self.farewell or (source.replaced and not source.ended and source.last <= self.seq):
                 await self._write(head + self._wire.farewell(source.stream_id, self.seq))
                 return
             if source.last > self.seq:

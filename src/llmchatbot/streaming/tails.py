@@ -17,13 +17,15 @@ from llmchatbot.streaming.payloads import is_terminal
 class Tail:
     """Events `0..last` of one generation, as far as they are stored."""
 
-    __slots__ = ("_waiters", "ended", "generation_id", "payloads", "stream_id")
+    __slots__ = ("_waiters", "ended", "generation_id", "payloads", "replaced", "stream_id")
 
     def __init__(self, generation_id: UUID) -> None:
         self.generation_id = generation_id
         self.stream_id = str(generation_id)
         self.payloads: list[str] = []
         self.ended = False
+        # Nobody feeds it any more: readers ask anew, here or at another process.
+        self.replaced = False
         self._waiters: list[asyncio.Future[None]] = []
 
     @property
@@ -86,10 +88,11 @@ class Tails:
         return tail
 
     def drop(self, generation_id: UUID) -> None:
-        """Forget it; readers that hold it are woken and find it replaced."""
+        """Forget it; readers that hold it are woken, find it replaced and are sent to ask anew."""
         tail = self._tails.pop(generation_id, None)
         self._ended_at.pop(generation_id, None)
         if tail is not None:
+            tail.replaced = True
             tail.wake()
 
     def sweep(self, now: float, *, keep: float) -> None:
@@ -118,6 +121,10 @@ class ResetView:
     def ended(self) -> bool:
         return self._real.ended
 
+    @property
+    def replaced(self) -> bool:
+        return self._real.replaced
+
     def since(self, seq: int, limit: int) -> Sequence[str]:
         events = list(self._real.since(seq, limit))
         if seq <= self._at < seq + len(events):
@@ -135,6 +142,7 @@ class Excerpt:
     """The finished end of a stream, from event `first` on, made for one reader."""
 
     ended = True
+    replaced = False
 
     def __init__(self, stream_id: UUID, first: int, events: Sequence[str]) -> None:
         self.stream_id = str(stream_id)
