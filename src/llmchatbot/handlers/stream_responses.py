@@ -98,7 +98,9 @@ class StreamOpener:
                     await on_delivered()
             except asyncio.CancelledError:
                 # Our own ticker (a reader that takes nothing, a device that was logged out): close without a word.
-                await write(b"", False)
+                # Whoever takes nothing would not take the end either: without one the server breaks the connection.
+                if stream.sending_since is None:
+                    await write(b"", False)
             finally:
                 watch.close()
                 self._streams.remove(stream)
