@@ -43,7 +43,8 @@ EXPOSE 5000
 # A large model takes minutes to load; until then /health says so, and that is no failure.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:5000/health', timeout=4)"]
-CMD ["llm-service", "--host", "0.0.0.0", "--port", "5000"]
+ENTRYPOINT ["python", "-m", "llmchatbot.llm_service"]
+CMD ["--host", "0.0.0.0", "--port", "5000"]
 
 # The last stage is what `docker build` makes when no target is named.
 FROM runtime AS backend

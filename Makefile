@@ -53,8 +53,13 @@ test-local: $(VENV)/.stamp-dev $(VENV)/.stamp-local ## Run the tests that load a
 	@$(PYTHON) -m pytest -m "local" $(PYTEST)
 
 .PHONY: nightly
-nightly: $(VENV)/.stamp-dev ## Run the long forms of the drills
-	@$(PYTHON) -m pytest -m "nightly" $(PYTEST)
+nightly: $(VENV)/.stamp-dev ## Run the long forms: nightly tests, then every plan of the drill (hours)
+	@$(PYTHON) -m pytest -m "nightly and not local" $(PYTEST)
+	@$(PYTHON) -m llmchatbot drill --size full
+
+.PHONY: drill
+drill: $(VENV)/.stamp-base ## Break what the product promises to survive, and check that nothing was lost
+	@$(PYTHON) -m llmchatbot drill
 
 .PHONY: check
 check: lint types layers check-docs ## Lint, formatting, types, layers, documents
