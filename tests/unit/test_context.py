@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmchatbot.errors import ContextTooLong
@@ -63,6 +63,7 @@ def test_empty_messages_are_not_sent_and_not_left_out() -> None:
     assert choice.left_out == ()
 
 
+@settings(deadline=None)
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=20), budget=st.integers(64, 400))
 def test_the_choice_is_the_longest_run_of_whole_newest_turns_that_fits(lengths: list[int], budget: int) -> None:
     messages = chat(*lengths)

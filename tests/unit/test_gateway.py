@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from pathlib import Path
 from random import Random
 
 import msgspec
@@ -18,7 +19,7 @@ from llmchatbot.llm.events import Answering, Event, Finished, Notice, TextDelta,
 from llmchatbot.llm.gateway import GatewayRequest, ModelGateway
 from llmchatbot.llm.port import Model, Parameters, Prompt, PromptMessage
 from llmchatbot.llm.registry import ModelEntry, RegisteredModel, Registry
-from llmchatbot.llm.script import Script
+from llmchatbot.llm.script import Script, parse
 from llmchatbot.llm.scripted import ScriptedModel
 from llmchatbot.llm.scripted_server import ScriptedServer
 from llmchatbot.llm.tokens import TokenEstimator
@@ -403,6 +404,48 @@ async def test_an_address_that_speaks_neither_protocol_is_misconfigured() -> Non
     assert error is not None
     assert error.code == "model_misconfigured"
     assert "LLM_SERVICE_PROTOCOL" in error.detail
+
+
+TWO_SERVERS = """
+[models.first]
+protocol = "openai"
+url = "{first}"
+fallbacks = ["second"]
+limits = {{ first_byte = {patience} }}
+
+[models.second]
+protocol = "ndjson"
+url = "{second}"
+"""
+
+
+async def over_two_servers(folder: Path, fault: str, patience: float) -> tuple[list[Event], ModelError | None, int]:
+    """One call over real sockets: the events, the error, and how often the second server was asked."""
+    broken, sound = ScriptedServer(parse(f"tokens=6 fault={fault}", Script())), ScriptedServer(Script(tokens=6))
+    async with broken, sound:
+        path = folder / "models.toml"
+        path.write_text(TWO_SERVERS.format(first=broken.url, second=sound.url, patience=patience), encoding="utf-8")
+        gateway = ModelGateway.from_settings(ModelSettings(models_file=str(path)))
+        events, error = await collect(gateway, request())
+        await gateway.aclose()
+        return events, error, sound.stats.requests
+
+
+@pytest.mark.parametrize("fault", ["refuse", "stall", "cut", "error", "html", "status:503"])
+async def test_over_real_sockets_the_second_server_answers_before_the_first_token(fault: str, tmp_path: Path) -> None:
+    events, error, asked = await over_two_servers(tmp_path, fault, 0.5 if fault == "stall" else 30)
+    assert error is None
+    assert text_of(events) == WHOLE
+    assert "fallback" in notices_of(events)
+    assert asked == 1
+
+
+async def test_over_real_sockets_no_second_server_is_asked_after_the_first_token(tmp_path: Path) -> None:
+    events, error, asked = await over_two_servers(tmp_path, "cut@3", 30)
+    assert error is not None
+    assert error.code == "model_interrupted"
+    assert text_of(events) == "".join(Script(tokens=3).pieces())
+    assert asked == 0
 
 
 async def test_stop_closes_the_upstream_connection_before_it_returns() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmchatbot.errors import ModelOverloaded, ModelUnavailable
@@ -161,6 +161,7 @@ async def test_the_line_has_an_end() -> None:
         limiter.join("c")
 
 
+@settings(deadline=None)
 @given(moves=st.lists(st.tuples(st.sampled_from(["join", "leave"]), st.integers(0, 3), st.integers(0, 9)), max_size=60))
 def test_never_more_than_the_limit_and_never_idle_while_somebody_waits(moves: list[tuple[str, int, int]]) -> None:
     async def run() -> None:
