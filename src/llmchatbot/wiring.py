@@ -39,15 +39,15 @@ from llmchatbot.services.stream_care import StreamCare
 from llmchatbot.streaming.followers import Followers, Watchers
 from llmchatbot.streaming.streams import OpenStreams
 from llmchatbot.streaming.tails import Tails
-from llmchatbot.streaming.wakeups import WakeUps
-from llmchatbot.streaming.wakeups_postgres import PostgresWakeUps
+from llmchatbot.streaming.wakeups import SharedWakeUps
+from llmchatbot.streaming.wakeups_postgres import PostgresRelay
 from llmchatbot.streaming.writer import Writer
 from llmchatbot.tasks import Supervisor
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from llmchatbot.streaming.wakeups_redis import RedisWakeUps
+    from llmchatbot.streaming.wakeups_redis import RedisRelay
 
 logger = logging.getLogger(__name__)
 
@@ -110,13 +110,13 @@ class Backend:
         )
 
     def _build_wakeups(self, redis_client: Redis | None) -> None:
-        self.notify = PostgresWakeUps(self.database.address, self.database)
-        self.redis: RedisWakeUps | None = None
+        self.notify = PostgresRelay(self.database.address, self.database)
+        self.redis: RedisRelay | None = None
         if redis_client is not None:
-            from llmchatbot.streaming.wakeups_redis import RedisWakeUps  # noqa: PLC0415 # 0.4 s that few need
+            from llmchatbot.streaming.wakeups_redis import RedisRelay  # noqa: PLC0415 # 0.4 s that few need
 
-            self.redis = RedisWakeUps(redis_client, self.notify)
-        self.wakeups: WakeUps = self.redis or self.notify
+            self.redis = RedisRelay(redis_client)
+        self.wakeups = SharedWakeUps([self.redis, self.notify] if self.redis is not None else [self.notify])
 
     def _build_streaming(self) -> None:
         stream = self.settings.stream
@@ -145,7 +145,12 @@ class Backend:
 
     def _build_answers(self) -> None:
         settings = self.settings
-        self.prompts = PromptBuilder(self.database, self.gateway, default_system_prompt=settings.model.system_prompt)
+        self.prompts = PromptBuilder(
+            self.database,
+            self.gateway,
+            recorder=self._rounds,
+            default_system_prompt=settings.model.system_prompt,
+        )
         self.maker = AnswerMaker(
             gateway=self.gateway,
             prompts=self.prompts,
@@ -190,9 +195,9 @@ class Backend:
         except DatabaseUnavailable:
             logger.warning("the database is away; this node registers once it is back")
         keep = self.supervisor.keep
-        keep(self.notify.run, name="wake-ups")
-        if self.redis is not None:
-            keep(self.redis.run, name="redis")
+        keep(lambda: self.notify.run(self.wakeups.receive), name="wake-ups")
+        if (redis := self.redis) is not None:
+            keep(lambda: redis.run(self.wakeups.receive), name="redis")
         keep(self.writer.run, name="writer", pause=0.05)
         keep(self.watchers.run, name="hints")
         keep(self.node.run, name="node")
@@ -243,7 +248,8 @@ async def open_backend(
         address,
         application_name="llmchatbot writer",
         statement_timeout=settings.database.statement_timeout,
-        session={"synchronous_commit": "off"},
+        # One plan for ever: planning anew costs more than a small round, and the statement has one good plan.
+        session={"synchronous_commit": "off", "plan_cache_mode": "force_generic_plan"},
     )
     stack.push_async_callback(rounds.close)
     backend = Backend(

@@ -120,7 +120,7 @@ async def read_stream(
         wire=wire,
         session_id=principal.session_id,
         poll_seconds=poll_seconds,
-        on_delivered=lambda: generation_service.mark_delivered(generation_id),
+        on_delivered=(lambda: generation_service.mark_delivered(generation_id)) if reading.marks_end else None,
     )
 
 

@@ -234,7 +234,7 @@ async def _stream(
     stream_opener: StreamOpener,
 ) -> Response[bytes]:
     generation = sent.generation
-    reading = await generation_service.read(principal.user_id, generation.id, None)
+    reading = await generation_service.read_sent(generation)
     return stream_opener.respond(
         reading.source,
         seq=reading.seq,
@@ -242,7 +242,7 @@ async def _stream(
         session_id=principal.session_id,
         poll_seconds=poll_seconds_of(wait),
         headers=_sent_headers(sent),
-        on_delivered=lambda: generation_service.mark_delivered(generation.id),
+        on_delivered=(lambda: generation_service.mark_delivered(generation.id)) if reading.marks_end else None,
     )
 
 

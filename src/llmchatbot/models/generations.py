@@ -41,6 +41,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     parameters: dict[str, Any]
     prefix: str
+    derived_key: bool
     last_seq: int | None
     finish_reason: str | None
     error_code: str | None

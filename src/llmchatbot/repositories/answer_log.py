@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+import asyncpg
+
 from llmchatbot.database.pool import retrying
 from llmchatbot.repositories.executor import Executor
 from llmchatbot.streaming.payloads import encode
@@ -21,8 +23,9 @@ SELECT e.generation_id, e.seq, e.payload
 FROM unnest($2::uuid[], $3::int[], $4::int[], $5::text[]) AS e (generation_id, seq, epoch, payload)
 JOIN generations g ON g.id = e.generation_id AND g.epoch = e.epoch AND g.status IN ('queued', 'running')
 WHERE EXISTS (SELECT FROM fence)
-ON CONFLICT DO NOTHING
 """
+# Looking for conflicts costs a third of the statement, so it is only done where there can be one: on a repetition.
+_APPEND_AGAIN = f"{_APPEND} ON CONFLICT DO NOTHING"
 
 _STALE = """
 SELECT e.generation_id
@@ -78,14 +81,16 @@ class PostgresAnswerLog:
         self._endings = endings
 
     async def append(self, node_id: UUID, rows: Sequence[Row]) -> int:
-        tag = await self._rounds.execute(
-            _APPEND,
-            node_id,
+        columns = (
             [row.generation_id for row in rows],
             [row.seq for row in rows],
             [row.epoch for row in rows],
             [row.payload for row in rows],
         )
+        try:
+            tag = await self._rounds.execute(_APPEND, node_id, *columns)
+        except asyncpg.UniqueViolationError:
+            tag = await self._rounds.execute(_APPEND_AGAIN, node_id, *columns)
         return int(tag.rsplit(" ", 1)[1])
 
     async def stale(self, node_id: UUID, epochs: dict[UUID, int]) -> set[UUID]:
@@ -130,13 +135,3 @@ async def read(executor: Executor, generation_id: UUID, first: int, limit: int) 
         limit,
     )
     return [(record["seq"], record["payload"]) for record in records]
-
-
-async def append_first(executor: Executor, generation_id: UUID, payloads: Sequence[str]) -> None:
-    """The events that a log begins with, inside the transaction that makes the generation."""
-    await executor.execute(
-        "INSERT INTO generation_events (generation_id, seq, payload) "
-        "SELECT $1, number - 1, payload FROM unnest($2::text[]) WITH ORDINALITY AS e (payload, number)",
-        generation_id,
-        list(payloads),
-    )

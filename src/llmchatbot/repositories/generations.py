@@ -14,7 +14,7 @@ from llmchatbot.repositories.executor import Executor
 
 _COLUMNS = (
     "id, user_id, chat_id, message_id, user_message_id, status, epoch, owner_node, model, parameters, prefix, "
-    "last_seq, finish_reason, error_code, stop_requested_at, created_at, finished_at"
+    "derived_key, last_seq, finish_reason, error_code, stop_requested_at, created_at, finished_at"
 )
 _COLUMNS_OF_G = ", ".join(f"g.{column}" for column in _COLUMNS.split(", "))
 ACTIVE = "('queued', 'running')"
@@ -24,26 +24,6 @@ def _generation(record: Record) -> Generation:
     values = dict(record)
     values["status"] = Status(values["status"])
     return Generation(**values)
-
-
-async def create(executor: Executor, generation: Generation, session_id: UUID) -> None:
-    """Raises asyncpg.UniqueViolationError on `generations_one_active_per_chat` when an answer is under way (I7)."""
-    await executor.execute(
-        "INSERT INTO generations (id, user_id, chat_id, message_id, user_message_id, session_id, status, epoch, "
-        "owner_node, model, parameters, prefix) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-        generation.id,
-        generation.user_id,
-        generation.chat_id,
-        generation.message_id,
-        generation.user_message_id,
-        session_id,
-        generation.status.value,
-        generation.epoch,
-        generation.owner_node,
-        generation.model,
-        generation.parameters,
-        generation.prefix,
-    )
 
 
 async def find_owned(executor: Executor, user_id: UUID, generation_id: UUID) -> Generation | None:
@@ -59,22 +39,6 @@ async def get_owned(executor: Executor, user_id: UUID, generation_id: UUID) -> G
     if generation is None:
         raise NotFound
     return generation
-
-
-async def find_active_in_chat(executor: Executor, user_id: UUID, chat_id: UUID) -> Generation | None:
-    record = await executor.fetchrow(
-        f"SELECT {_COLUMNS} FROM generations WHERE chat_id = $1 AND user_id = $2 AND status IN {ACTIVE}",
-        chat_id,
-        user_id,
-    )
-    return _generation(record) if record is not None else None
-
-
-async def count_active(executor: Executor, user_id: UUID) -> int:
-    count: int = await executor.fetchval(
-        f"SELECT count(*) FROM generations WHERE user_id = $1 AND status IN {ACTIVE}", user_id
-    )
-    return count
 
 
 async def begin(executor: Executor, generation_id: UUID, epoch: int, prompt: dict[str, Any]) -> bool:

@@ -43,3 +43,11 @@ async def forget_old(executor: Executor) -> None:
         "DELETE FROM nodes n WHERE fenced_at < now() - interval '1 day' "
         "AND NOT EXISTS (SELECT FROM generations WHERE owner_node = n.id AND status IN ('queued', 'running'))"
     )
+
+
+async def others_live(executor: Executor, node_id: UUID) -> bool:
+    """Whether any other node may be listening."""
+    live: bool = await executor.fetchval(
+        "SELECT EXISTS (SELECT FROM nodes WHERE id <> $1 AND fenced_at IS NULL)", node_id
+    )
+    return live

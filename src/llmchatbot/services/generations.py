@@ -33,10 +33,14 @@ _READ_LIMIT = 5000
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """Where a reader starts: a source of events, and the number of the last one it has."""
+    """Where a reader starts: a source of events, and the number of the last one it has.
+
+    `marks_end`: somebody wants to know whether the end was written to a reader.
+    """
 
     source: Source
     seq: int
+    marks_end: bool = False
 
     @property
     def nothing_left(self) -> bool:
@@ -84,6 +88,18 @@ class GenerationService:
     async def read(self, user_id: UUID, generation_id: UUID, cursor: Cursor | None) -> Reading:
         """Raises NotFound for what is not the user's; a cursor of another generation starts from the beginning."""
         generation = await self.get_owned(user_id, generation_id)
+        reading = await self._read(generation, cursor)
+        return msgspec.structs.replace(reading, marks_end=generation.derived_key)
+
+    async def read_sent(self, generation: Generation) -> Reading:
+        """From the beginning, for whoever has just sent: what is made here needs no look at the database."""
+        tail = self._tails.find(generation.id)
+        if tail is not None and self._maker.makes(generation.id):
+            return Reading(tail, -1, generation.derived_key)
+        return await self.read(generation.user_id, generation.id, None)
+
+    async def _read(self, generation: Generation, cursor: Cursor | None) -> Reading:
+        generation_id = generation.id
         seq = cursor.seq if cursor is not None and cursor.generation_id == generation_id else -1
         if not generation.status.terminal:
             tail = self._tails.find(generation_id)

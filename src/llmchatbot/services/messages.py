@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -29,9 +29,9 @@ from llmchatbot.ids import new_id
 from llmchatbot.llm.gateway import ModelGateway
 from llmchatbot.models.generations import Generation, Status
 from llmchatbot.models.principals import Principal
-from llmchatbot.repositories import answer_log, generations, idempotency, messages, user_events
-from llmchatbot.repositories.idempotency import KnownKey
-from llmchatbot.repositories.messages import BranchMessage, ChatHead
+from llmchatbot.repositories import generations, messages, sending
+from llmchatbot.repositories.messages import BranchMessage
+from llmchatbot.repositories.sending import ChatHead, NewMessages, Situation
 from llmchatbot.services.answers import AnswerMaker
 from llmchatbot.services.generations import GenerationService
 from llmchatbot.services.titles import title_of
@@ -62,15 +62,22 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What the transaction has decided to write."""
+    """What is to be written once nothing stands in the way. `content` is None when the question is there already."""
 
-    chat: ChatHead
     question: UUID | None
     content: str | None
     parent_id: UUID | None
     model: str
     parameters: dict[str, Any]
     prefix: str = ""
+
+
+class _Key(msgspec.Struct, frozen=True, kw_only=True):
+    """The name of an intent, and what was asked under it."""
+
+    name: str | None = None
+    fingerprint: bytes = b""
+    derived: bool = False
 
 
 class MessageService:
@@ -100,23 +107,15 @@ class MessageService:
         """Raises NotFound, ChatArchived, ChatBusy, IdempotencyKeyReused, TooManyGenerations, UnknownModel, Draining."""
         fingerprint = _fingerprint(request)
         # A key of the client is visible ASCII, so the space keeps derived ones apart.
-        key = f"derived {fingerprint.hex()}" if request.derive_key else request.key
+        name = f"derived {fingerprint.hex()}" if request.derive_key else request.key
 
-        async def write(transaction: Connection, chat: ChatHead) -> Sent | _Plan:
-            if key is not None:
-                known = await self._find_key(transaction, principal.user_id, chat_id, key, derived=request.derive_key)
-                if known is not None:
-                    if known.fingerprint != fingerprint:
-                        raise IdempotencyKeyReused
-                    generation = await generations.get_owned(transaction, principal.user_id, known.generation_id)
-                    return Sent(generation=generation, replayed=True)
+        async def plan(transaction: Connection, chat: ChatHead) -> _Plan:
             parent_id = chat.leaf_id if request.parent_id is msgspec.UNSET else request.parent_id
             if request.parent_id is not msgspec.UNSET and request.parent_id is not None:
                 parent = await messages.get_in_chat(transaction, principal.user_id, chat_id, request.parent_id)
                 if parent.role == "user":
                     raise InvalidInput("'parent_id' must name an answer, not a question.")
             return _Plan(
-                chat=chat,
                 question=None,
                 content=request.content,
                 parent_id=parent_id,
@@ -124,9 +123,8 @@ class MessageService:
                 parameters={**chat.parameters, **request.parameters},
             )
 
-        return await self._open(
-            principal, chat_id, write, interrupt=request.interrupt, remember=(key, fingerprint) if key else None
-        )
+        key = _Key(name=name, fingerprint=fingerprint, derived=request.derive_key)
+        return await self._open(principal, chat_id, plan, key, interrupt=request.interrupt)
 
     async def regenerate(
         self, principal: Principal, chat_id: UUID, message_id: UUID, *, model: str | None = None, go_on: bool = False
@@ -136,13 +134,12 @@ class MessageService:
         Raises NotContinuable for an answer that is complete, and all that `send` raises.
         """
 
-        async def write(transaction: Connection, chat: ChatHead) -> Sent | _Plan:
+        async def plan(transaction: Connection, chat: ChatHead) -> _Plan:
             message = await messages.get_in_chat(transaction, principal.user_id, chat_id, message_id)
             question = message.id if message.role == "user" else message.parent_id
             if question is None or (go_on and not _continuable(message)):
                 raise NotContinuable
             return _Plan(
-                chat=chat,
                 question=question,
                 content=None,
                 parent_id=question,
@@ -151,16 +148,16 @@ class MessageService:
                 prefix=message.content if go_on else "",
             )
 
-        return await self._open(principal, chat_id, write, interrupt=False, remember=None)
+        return await self._open(principal, chat_id, plan, _Key(), interrupt=False)
 
     async def _open(
         self,
         principal: Principal,
         chat_id: UUID,
-        write: Callable[[Connection, ChatHead], Any],
+        plan: Callable[[Connection, ChatHead], Awaitable[_Plan]],
+        key: _Key,
         *,
         interrupt: bool,
-        remember: tuple[str, bytes] | None,
     ) -> Sent:
         """The transaction, repeated when a running answer had to be stopped first."""
         if self._draining():
@@ -169,102 +166,66 @@ class MessageService:
         for attempt in range(_ATTEMPTS):
             # The turn is taken before a connection is: one person's clicks must not hold the pool of everybody.
             async with self._turns.of(user_id), self._database.transaction() as transaction:
-                chat = await messages.lock_chat(transaction, user_id, chat_id)
-                await messages.lock_user(transaction, user_id)
-                decided = await write(transaction, chat)
-                if isinstance(decided, Sent):
-                    return decided
+                chat = await sending.lock(transaction, user_id, chat_id)
+                situation = await sending.look(
+                    transaction, user_id, chat_id, key=key.name, derived=key.derived, grace=_DERIVED_GRACE
+                )
+                if situation.known_generation_id is not None:
+                    return await self._join(transaction, user_id, situation, key)
+                planned = await plan(transaction, chat)
                 if chat.archived:
                     raise ChatArchived
-                running = await generations.find_active_in_chat(transaction, user_id, chat_id)
-                if running is None:
-                    await self._require_room(transaction, user_id)
-                    generation, events = await self._write(transaction, principal, decided)
-                    if remember is not None:
-                        known = KnownKey(remember[1], generation.id)
-                        await idempotency.remember(transaction, user_id, chat_id, remember[0], known, _KEY_LIFETIME)
+                if situation.running_id is None:
+                    self._require_room(situation.active)
+                    new = self._new(principal, chat, planned, key)
+                    await sending.write(transaction, new)
                     break
             if not interrupt or attempt == _ATTEMPTS - 1:
-                raise _busy(running)
+                raise _busy(situation.running_id)
             # Outside of the transaction: a stop waits for the upstream to be closed.
-            await self._generations.stop(user_id, running.id)
-        self._maker.start(generation, events)
+            await self._generations.stop(user_id, situation.running_id)
+        self._maker.start(new.generation, list(new.events))
         await self._wakeups.publish(wakeups.USER_EVENT, str(user_id))
-        return Sent(generation=generation, replayed=False)
+        return Sent(generation=new.generation, replayed=False)
 
-    async def _find_key(
-        self, transaction: Connection, user_id: UUID, chat_id: UUID, key: str, *, derived: bool
-    ) -> KnownKey | None:
-        if derived:
-            return await idempotency.find_derived(transaction, user_id, chat_id, key, _DERIVED_GRACE)
-        return await idempotency.find(transaction, user_id, chat_id, key)
+    async def _join(self, transaction: Connection, user_id: UUID, situation: Situation, key: _Key) -> Sent:
+        """The same intent again. Raises IdempotencyKeyReused when something else is asked under its name."""
+        if situation.known_fingerprint != key.fingerprint or situation.known_generation_id is None:
+            raise IdempotencyKeyReused
+        generation = await generations.get_owned(transaction, user_id, situation.known_generation_id)
+        return Sent(generation=generation, replayed=True)
 
-    async def _require_room(self, transaction: Connection, user_id: UUID) -> None:
+    def _require_room(self, active: int) -> None:
         """Raises TooManyGenerations. The user's row is locked, so the count cannot be overrun."""
-        if await generations.count_active(transaction, user_id) >= self._limits.active_generations:
+        limit = self._limits.active_generations
+        if active >= limit:
             raise TooManyGenerations(
-                f"{self._limits.active_generations} answers are being written for you already; "
-                "wait for one to end or stop it.",
-                retry_after=2,
+                f"{limit} answers are being written for you already; wait for one to end or stop it.", retry_after=2
             )
 
-    async def _write(self, transaction: Connection, principal: Principal, plan: _Plan) -> tuple[Generation, list[str]]:
-        """All rows of one question and its answer; the events that the log begins with."""
-        chat_id, user_id = plan.chat.id, principal.user_id
-        question = plan.question or new_id()
-        generation = _new_generation(plan, question, user_id, self._node_id())
-        rows = 2 if plan.content is not None else 1
-        number = await messages.take_numbers(transaction, chat_id, rows, generation.message_id)
-        if plan.content is not None:
-            await messages.insert(
-                transaction,
-                message_id=question,
-                chat_id=chat_id,
-                user_id=user_id,
-                parent_id=plan.parent_id,
-                sequence_number=number,
-                role="user",
-                status="completed",
-                content=plan.content,
-            )
-        await messages.insert(
-            transaction,
-            message_id=generation.message_id,
-            chat_id=chat_id,
-            user_id=user_id,
-            parent_id=question,
-            sequence_number=number + rows - 1,
-            role="assistant",
-            status="streaming",
-            content="",
-            model=plan.model,
-            generation_id=generation.id,
-        )
-        await generations.create(transaction, generation, principal.session_id)
-        events = await self._begin_log(transaction, plan, generation)
-        await user_events.append(transaction, user_id, _started(generation))
-        return generation, events
-
-    async def _begin_log(self, transaction: Connection, plan: _Plan, generation: Generation) -> list[str]:
-        events = [
-            payloads.start(
-                generation_id=generation.id,
-                message_id=generation.message_id,
-                user_message_id=generation.user_message_id,
-                chat_id=generation.chat_id,
-                model=generation.model,
-            )
-        ]
+    def _new(self, principal: Principal, chat: ChatHead, plan: _Plan, key: _Key) -> NewMessages:
+        generation = _new_generation(plan, chat.id, principal.user_id, self._node_id(), derived_key=key.derived)
+        unnamed = plan.content is not None and chat.title_source == "default" and chat.last_sequence == 0
+        title = title_of(plan.content or "") if unnamed else ""
+        events = [_start(generation)]
         if plan.prefix:
             events.append(payloads.token(plan.prefix))
-        if plan.content is not None and plan.chat.title_source == "default" and plan.chat.last_sequence == 0:
-            title = title_of(plan.content)
-            if title and await messages.set_title_if_default(transaction, plan.chat.id, title, "text", ("default",)):
-                events.append(payloads.encode({"type": "title", "content": title}))
-                updated = {"type": "chat.updated", "chat_id": str(plan.chat.id)}
-                await user_events.append(transaction, generation.user_id, updated)
-        await answer_log.append_first(transaction, generation.id, events)
-        return events
+        feed = [_started(generation)]
+        if title:
+            events.append(payloads.encode({"type": "title", "content": title}))
+            feed.append({"type": "chat.updated", "chat_id": str(chat.id)})
+        return NewMessages(
+            generation=generation,
+            session_id=principal.session_id,
+            parent_id=plan.parent_id,
+            content=plan.content,
+            title=title or None,
+            key=key.name,
+            fingerprint=key.fingerprint,
+            key_seconds=_KEY_LIFETIME,
+            events=events,
+            feed=feed,
+        )
 
 
 class Turns:
@@ -280,25 +241,36 @@ class Turns:
         return lock
 
 
-def _new_generation(plan: _Plan, question: UUID, user_id: UUID, node_id: UUID) -> Generation:
+def _new_generation(plan: _Plan, chat_id: UUID, user_id: UUID, node_id: UUID, *, derived_key: bool) -> Generation:
     return Generation(
         id=new_id(),
         user_id=user_id,
-        chat_id=plan.chat.id,
+        chat_id=chat_id,
         message_id=new_id(),
-        user_message_id=question,
+        user_message_id=plan.question or new_id(),
         status=Status.QUEUED,
         epoch=1,
         owner_node=node_id,
         model=plan.model,
         parameters=plan.parameters,
         prefix=plan.prefix,
+        derived_key=derived_key,
         last_seq=None,
         finish_reason=None,
         error_code=None,
         stop_requested_at=None,
         created_at=None,
         finished_at=None,
+    )
+
+
+def _start(generation: Generation) -> str:
+    return payloads.start(
+        generation_id=generation.id,
+        message_id=generation.message_id,
+        user_message_id=generation.user_message_id,
+        chat_id=generation.chat_id,
+        model=generation.model,
     )
 
 
@@ -315,10 +287,8 @@ def _continuable(message: BranchMessage) -> bool:
     return message.role == "assistant" and message.status in {"stopped", "interrupted", "failed"}
 
 
-def _busy(running: Generation) -> ChatBusy:
-    return ChatBusy(
-        extra={"generation_id": str(running.id), "stream_url": f"/api/v1/generations/{running.id}/stream"},
-    )
+def _busy(running_id: UUID) -> ChatBusy:
+    return ChatBusy(extra={"generation_id": str(running_id), "stream_url": f"/api/v1/generations/{running_id}/stream"})
 
 
 def _fingerprint(request: Send) -> bytes:

@@ -19,7 +19,7 @@ from llmchatbot.repositories import answer_log, generations, nodes
 from llmchatbot.services.answers import AnswerMaker
 from llmchatbot.streaming import payloads, wakeups
 from llmchatbot.streaming.followers import Followers
-from llmchatbot.streaming.wakeups import WakeUps
+from llmchatbot.streaming.wakeups import SharedWakeUps
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class NodeService:
         *,
         database: Database,
         gateway: ModelGateway,
-        wakeups: WakeUps,
+        wakeups: SharedWakeUps,
         settings: StreamSettings,
         name: str,
     ) -> None:
@@ -84,6 +84,7 @@ class NodeService:
             self._renewed = now
         for generation_id in await generations.stop_requests(self._database, self.id):
             self._maker.stop(generation_id)
+        self._wakeups.others = await nodes.others_live(self._database, self.id)
         if not self.draining:
             await nodes.fence_expired(self._database)
             await self._take_over()

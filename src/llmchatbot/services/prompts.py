@@ -14,6 +14,7 @@ from llmchatbot.llm.port import Parameters, PromptMessage
 from llmchatbot.llm.tokens import TokenEstimator
 from llmchatbot.models.generations import Generation, Usage
 from llmchatbot.repositories import generations, messages
+from llmchatbot.repositories.executor import Executor
 
 # More than any context window holds; it only bounds the walk.
 _LONGEST_BRANCH = 2000
@@ -22,8 +23,12 @@ _GO_ON = "Continue your last answer exactly where it broke off. Do not repeat an
 
 
 class PromptBuilder:
-    def __init__(self, database: Database, gateway: ModelGateway, *, default_system_prompt: str = "") -> None:
+    def __init__(
+        self, database: Database, gateway: ModelGateway, *, recorder: Executor, default_system_prompt: str = ""
+    ) -> None:
+        """`recorder` writes prompts; it need not wait for the disk, the end of the answer does."""
         self._database = database
+        self._recorder = recorder
         self._gateway = gateway
         self._estimator = TokenEstimator()
         self._default_system_prompt = default_system_prompt
@@ -66,7 +71,7 @@ class PromptBuilder:
             "system_prompt": system_prompt,
             "prefix_characters": len(prefix),
         }
-        if not await generations.begin(self._database, generation.id, generation.epoch, record):
+        if not await generations.begin(self._recorder, generation.id, generation.epoch, record):
             return None, []
         return request, notices
 

@@ -6,8 +6,9 @@ Whoever waits for one also polls slowly, so that a lost wake-up only delays (pro
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
+from uuid import uuid4
 
 Callback = Callable[[str], None]
 
@@ -49,6 +50,43 @@ class Subscriptions:
     def deliver(self, topic: str, payload: str) -> None:
         for callback in tuple(self._callbacks.get(topic, ())):
             callback(payload)
+
+
+class Relay(Protocol):
+    """What carries hints to other processes."""
+
+    async def send(self, message: str) -> bool:
+        """False when it could not be sent. Never raises."""
+        ...
+
+
+class SharedWakeUps(Subscriptions):
+    """Here at once, elsewhere over the first relay that works, and only while there is an elsewhere.
+
+    A process that has just started is not known for a second; what it misses, its polls find.
+    """
+
+    def __init__(self, relays: Sequence[Relay]) -> None:
+        super().__init__()
+        self._relays = relays
+        self._origin = uuid4().hex
+        # Whether other processes live; kept up to date by the node's lease loop.
+        self.others = True
+
+    async def publish(self, topic: str, payload: str) -> None:
+        self.deliver(topic, payload)
+        if self.others:
+            message = f"{topic}|{self._origin}|{payload}"
+            for relay in self._relays:
+                if await relay.send(message):
+                    return
+
+    def receive(self, message: str) -> None:
+        """What a relay brings. Our own hints were delivered when they were published."""
+        topic, _, rest = message.partition("|")
+        origin, _, payload = rest.partition("|")
+        if origin != self._origin:
+            self.deliver(topic, payload)
 
 
 class LocalWakeUps(Subscriptions):

@@ -181,6 +181,8 @@ CREATE TABLE generations (
     prompt             jsonb,
     upstream           text NOT NULL DEFAULT '',
     prefix             text NOT NULL DEFAULT '',
+    -- Only a key that the server derived asks whether the end was written to a reader.
+    derived_key        boolean NOT NULL DEFAULT false,
     last_seq           integer,
     finish_reason      text,
     error_code         text,
