@@ -116,7 +116,7 @@ async def test_offline_for_ten_seconds_resumes(ada: Somebody) -> None:
     await ask(page, "[[rate=25 tokens=300]]")
     await until_words(page, 20)
     await ada.context.set_offline(True)
-    await expect(page.locator(".state", has_text="You are offline.")).to_be_visible()
+    await expect(page.locator(".state", has_text="Waiting for the network.")).to_be_visible()
     frozen = await answers(page).last.locator(".markdown").inner_text()
     await asyncio.sleep(10)  # the span of time is what is tested
     assert await answers(page).last.locator(".markdown").inner_text() == frozen
@@ -262,3 +262,22 @@ async def test_too_long_message_is_counted_and_not_sent(ada: Somebody) -> None:
     await composer(page).fill("x" * 32_003)
     await expect(page.get_by_text("3 characters too many")).to_be_visible()
     await expect(page.get_by_role("button", name="Send")).to_be_disabled()
+
+
+async def test_hidden_tab_gives_its_connection_back_and_misses_nothing(ada: Somebody) -> None:
+    """A browser opens six connections to one origin: tabs that nobody looks at must not hold them."""
+    page = await ada.arrive()
+    await page.clock.install()
+    await ask(page, SLOW)
+    await until_words(page, 5)
+    set_hidden = "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});"
+    set_hidden += " document.dispatchEvent(new Event('visibilitychange')); }"
+    async with page.expect_event("requestfailed", lambda request: request.url.endswith("/stream")):
+        await page.evaluate(set_hidden, True)
+        await page.clock.run_for(10_100)
+    async with page.expect_request("**/stream") as resumed:
+        await page.evaluate(set_hidden, False)
+    assert "last-event-id" in (await resumed.value).headers
+    await page.clock.resume()
+    await answered(page)
+    await require_page_shows_what_is_stored(ada, page)

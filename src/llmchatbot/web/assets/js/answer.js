@@ -8,6 +8,7 @@ import { Follower } from "./stream.js";
 /** @typedef {import("./message.js").Message} Message */
 
 const CALM = 700; // a gap shorter than this is not worth a word
+const OUT_OF_SIGHT = 10_000; // a hidden tab gives its connection back: a browser has only six for an origin
 const FRAME = 40; // milliseconds between two paintings at the most often
 
 /**
@@ -29,15 +30,32 @@ export class Answer {
     this.began = 0;
     this.watched = false;
     this.stopping = false;
+    this.queued = false;
     this.paintTimer = 0;
     this.calmTimer = 0;
     this.cost = 0;
-    this.follower = new Follower({
+    this.hiddenTimer = 0;
+    this.lookedAt = () => this.seen();
+    document.addEventListener("visibilitychange", this.lookedAt);
+    this.follower = this.connect("");
+  }
+
+  /** @param {string} lastId */
+  connect(lastId) {
+    return new Follower({
+      lastId,
       open: (headers, signal) => openStream(`${BASE}/generations/${this.generation}/stream`, headers, signal),
       onEvent: (event) => this.take(event),
       onState: (state) => this.connection(state),
       onClose: (reason) => reason !== "end" && this.close("unknown"),
     });
+  }
+
+  /** The tab came into sight or went out of it. Nothing is lost meanwhile: the stream goes on from its cursor. */
+  seen() {
+    clearTimeout(this.hiddenTimer);
+    if (document.hidden) this.hiddenTimer = setTimeout(() => this.follower.close(), OUT_OF_SIGHT);
+    else if (this.follower.closed) this.follower = this.connect(this.follower.lastId);
   }
 
   /** @param {any} event @returns {boolean} true after the last one */
@@ -50,6 +68,8 @@ export class Answer {
         break;
       case "token":
         this.began ||= performance.now();
+        if (this.queued) this.message.notice = "";
+        this.queued = false;
         this.buffer += event.content;
         this.paint();
         break;
@@ -63,6 +83,7 @@ export class Answer {
         break;
       case "notice":
         this.message.notice = noticeText(event) || this.message.notice;
+        this.queued = event.code === "queue_position";
         if (event.code === "fallback" && event.data?.model) this.message.model = event.data.model;
         this.paint();
         break;
@@ -137,6 +158,8 @@ export class Answer {
 
   /** Stop watching; the answer itself goes on. */
   leave() {
+    document.removeEventListener("visibilitychange", this.lookedAt);
+    clearTimeout(this.hiddenTimer);
     this.follower.close();
     clearTimeout(this.paintTimer);
     clearTimeout(this.calmTimer);

@@ -170,30 +170,35 @@ class App {
     );
   }
 
-  /** @param {boolean} shown */
-  showSidebar(shown) {
+  /** @param {boolean} shown @param {HTMLElement} focus */
+  showSidebar(shown, focus = this.sidebar.closer) {
     const narrow = matchMedia("(max-width: 859px)").matches;
     this.element.classList.toggle("side-open", shown);
     if (!narrow) this.element.classList.toggle("side-closed", !shown && document.activeElement?.closest(".side-head") !== null);
     else this.main.inert = shown;
-    if (shown) this.sidebar.field.focus({ preventScroll: true });
+    if (shown) focus.focus({ preventScroll: true });
   }
 
   // ── talking ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
   /** @param {string} text @param {string} model */
   async send(text, model) {
+    this.composer.setBusy(true);
     try {
-      if (!this.opened) await this.begin(model);
+      if (!this.opened) await this.begin(text, model);
       await this.thread.send(text, model);
     } catch (error) {
       this.refused(error, text);
+    } finally {
+      this.composer.setBusy(false);
     }
   }
 
-  /** A chat is made with its first message. @param {string} model */
-  async begin(model) {
+  /** A chat is made with its first message, which stays a draft until there is one. @param {string} text @param {string} model */
+  async begin(text, model) {
+    this.composer.keepDraft(text);
     const chat = await (await call("POST", "/chats", { body: model ? { model_used: model } : {} })).json();
+    this.composer.keepDraft("");
     this.store.put(chat);
     this.opened = chat.id;
     history.pushState(null, "", `#/c/${chat.id}`);
@@ -299,8 +304,8 @@ class App {
   }
 
   showSearch() {
-    this.showSidebar(true);
-    this.sidebar.focusSearch();
+    this.showSidebar(true, this.sidebar.field);
+    this.sidebar.field.select();
   }
 }
 

@@ -14,6 +14,8 @@ export class Composer extends Publisher {
     this.store = store;
     this.chatId = "";
     this.answering = false;
+    this.stopping = false;
+    this.busy = false;
     this.field = h("textarea.composer-field", {
       rows: "1",
       id: "message",
@@ -78,8 +80,13 @@ export class Composer extends Publisher {
     this.field.focus({ preventScroll: true });
   }
 
+  /** @param {string} text */
+  keepDraft(text) {
+    keep(this.draftName, text || null);
+  }
+
   changed() {
-    keep(this.draftName, this.field.value || null);
+    this.keepDraft(this.field.value);
     if (this.alert.textContent) this.say("");
     this.grow();
     this.paint();
@@ -97,10 +104,10 @@ export class Composer extends Publisher {
     this.paint();
   }
 
-  /** @param {boolean} archived */
-  setArchived(archived) {
-    this.element.classList.toggle("archived", archived);
-    this.element.inert = archived;
+  /** A message is on its way; the next one can be written, but not sent. @param {boolean} busy */
+  setBusy(busy) {
+    this.busy = busy;
+    this.paint();
   }
 
   paint() {
@@ -111,7 +118,7 @@ export class Composer extends Publisher {
     this.button.setAttribute("aria-label", label);
     this.button.title = label;
     this.button.classList.toggle("stop", this.answering);
-    this.button.disabled = this.answering ? Boolean(this.stopping) : over || !this.field.value.trim();
+    this.button.disabled = this.answering ? this.stopping : this.busy || over || !this.field.value.trim();
     this.note.classList.toggle("over", over);
     this.note.textContent = this.noteText(left);
   }

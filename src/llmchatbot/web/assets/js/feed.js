@@ -15,6 +15,7 @@ export class Feed {
     this.onMissed = onMissed;
     this.lastId = "";
     this.stopped = false;
+    this.timer = 0;
     /** @type {Follower | null} */
     this.follower = null;
     hear("feed", ({ event, id }) => this.take(event, id));
@@ -48,16 +49,18 @@ export class Feed {
         tell("feed", { event, id });
       },
       onClose: (reason) => {
-        if (this.stopped || reason === "gone") return resolve();
+        if (this.stopped) return resolve();
+        // The place is not known to the server any more: read everything again and begin anew, without haste.
         this.lastId = "";
         this.onMissed();
-        this.connect(resolve);
+        this.timer = setTimeout(() => this.connect(resolve), reason === "gone" ? 10_000 : 0);
       },
     });
   }
 
   stop() {
     this.stopped = true;
+    clearTimeout(this.timer);
     this.follower?.close();
     this.release?.(undefined);
   }

@@ -126,7 +126,7 @@ export class MessageView {
     /** @type {any[]} */
     let parts = [];
     if (status === "streaming") {
-      if (this.connection) parts = [h("span.pulse"), t(this.connection)];
+      if (this.connection) parts = [h("span.pulse"), t(this.connection === "offline" ? "offlineAnswer" : "reconnecting")];
       else if (!content && !reasoning) parts = [h("span.dots", {}, h("i"), h("i"), h("i")), h("span.visually-hidden", {}, t("waiting"))];
     } else if (status !== "completed") parts = [this.ending(), ...this.remedies()];
     this.state.hidden = parts.length === 0;

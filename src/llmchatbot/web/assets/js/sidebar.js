@@ -46,6 +46,8 @@ export class Sidebar extends Publisher {
       oninput: () => this.typed(),
       onkeydown: (/** @type {KeyboardEvent} */ event) => this.searchKey(event),
     });
+    this.clearButton = iconButton("close", t("clearSearch"), { hidden: true, onclick: () => this.clearSearch() });
+    this.closer = iconButton("left", t("closeSidebar"), { onclick: () => this.emit("close") });
     this.fresh = h("a.button.new-chat", { href: "#/", onclick: () => this.emit("close") }, icon("plus"), t("newChat"));
     this.status = h("p.visually-hidden", { role: "status" });
     this.list = h("div.chat-list");
@@ -61,10 +63,10 @@ export class Sidebar extends Publisher {
         "div.side-head",
         {},
         h("a.brand", { href: "#/" }, mark(), h("span", {}, t("appName"))),
-        iconButton("left", t("closeSidebar"), { onclick: () => this.emit("close") }),
+        this.closer,
       ),
       this.fresh,
-      h("div.search", { role: "search" }, icon("search"), this.field),
+      h("div.search", { role: "search" }, icon("search"), this.field, this.clearButton),
       this.status,
       this.scroller,
       h("div.side-foot", {}, this.archiveButton, this.person),
@@ -216,12 +218,14 @@ export class Sidebar extends Publisher {
 
   // ── search ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  focusSearch() {
+  clearSearch() {
+    this.field.value = "";
+    this.typed();
     this.field.focus();
-    this.field.select();
   }
 
   typed() {
+    this.clearButton.hidden = !this.field.value;
     clearTimeout(this.timer);
     this.timer = setTimeout(() => void this.search(), TYPING);
   }
@@ -266,8 +270,7 @@ export class Sidebar extends Publisher {
   searchKey(event) {
     if (event.key === "Escape") {
       event.stopPropagation();
-      this.field.value = "";
-      this.showResults(null, "");
+      this.clearSearch();
       this.field.blur();
     } else if (event.key === "ArrowDown") {
       event.preventDefault();

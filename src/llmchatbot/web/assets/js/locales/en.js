@@ -66,7 +66,7 @@ export default {
 
   greeting: "What would you like to talk about?",
   ideas: [
-    "Explain keyset paging with a short example",
+    "Explain how tides work, step by step",
     "Plan four quiet days in Lisbon",
     "Write a polite letter to the landlord",
     "Compare TCP and QUIC in a table",
@@ -99,6 +99,7 @@ export default {
   sendingAgain: "The server cannot be reached. Your message will be sent as soon as it answers.",
   reconnecting: "Reconnecting… the answer goes on being written meanwhile.",
   offline: "You are offline. Nothing is lost; this page goes on when the network is back.",
+  offlineAnswer: "Waiting for the network. The answer goes on being written meanwhile.",
   stopped: "Stopped. The text up to here is kept.",
   stoppedEmpty: "Stopped before the first word.",
   interrupted: "The answer broke off here. The text is kept.",
