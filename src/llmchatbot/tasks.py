@@ -7,6 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from llmchatbot.errors import Unavailable
+
 logger = logging.getLogger(__name__)
 
 
@@ -37,6 +39,9 @@ class Supervisor:
             while not self._closing:
                 try:
                     await run()
+                except Unavailable as error:
+                    # Waited for, not a fault: no trace.
+                    logger.warning("background loop %s waits %.1f s: %s", name, pause, error.detail)
                 except Exception:
                     logger.exception("background loop %s failed; starting it again in %.1f s", name, pause)
                 await asyncio.sleep(pause)
