@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -16,8 +17,8 @@ from llmchatbot.drill.outcome import Outcome
 from llmchatbot.drill.plans import Plan
 from llmchatbot.errors import StartupError
 
-# A traceback in a log is a fault of ours, whatever a client saw of it.
-_TRACE = re.compile(r"^Traceback \(most recent call last\)|Task was destroyed|never retrieved", re.MULTILINE)
+_TIMESTAMP = 24
+_LOST_TASK = re.compile(r"^.*(?:Task was destroyed|never retrieved).*$", re.MULTILINE)
 NODES = 3
 
 
@@ -83,9 +84,28 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 
 
 def _check_log(outcome: Outcome, node: str, log: str) -> None:
-    for match in _TRACE.finditer(log):
-        excerpt = log[max(match.start() - 200, 0) : match.start() + 3000]
-        outcome.violate(f"{node} logged an error of ours:\n{excerpt}")
+    """A traceback in a log is a fault of ours, whatever a client saw of it."""
+    found = Counter(match[0] for match in _LOST_TASK.finditer(log))
+    found.update(_errors(log.splitlines()))
+    for what, times in found.items():
+        outcome.violate(f"{node} logged {times} times: {what[:500]}")
+
+
+def _errors(lines: list[str]) -> Iterator[str]:
+    """Each traceback as the line that announced it and the last error of its chain."""
+    said = error = ""
+    inside = False
+    for line in lines:
+        if line.startswith("Traceback (most recent call last):"):
+            inside = True
+        elif inside and line and not line[0].isspace():
+            error, inside = line, False
+        elif line[:4].isdigit():
+            if error:
+                yield f"{said} … {error}"
+            said, error = line[_TIMESTAMP:], ""
+    if error:
+        yield f"{said} … {error}"
 
 
 async def run_all(plans: Sequence[Plan], options: Options) -> int:
