@@ -10,7 +10,7 @@ import secrets
 import sys
 from pathlib import Path
 
-NAMES = ("postgres_password", "db_password", "jwt_secret")
+NAMES = ("postgres_password", "db_password", "jwt_secret", "llm_service_key")
 
 
 def make(folder: Path) -> list[str]:

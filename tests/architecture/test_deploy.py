@@ -103,6 +103,6 @@ def test_secrets_are_made_once_at_random_and_stay(tmp_path: Path) -> None:
         subprocess.run([sys.executable, script, tmp_path], check=True, capture_output=True)
         seen.append({path.name: path.read_text() for path in tmp_path.iterdir()})
     assert seen[0] == seen[1]
-    assert set(seen[0]) == {"postgres_password", "db_password", "jwt_secret"}
-    assert len({*seen[0].values()}) == 3
+    assert set(seen[0]) == {"postgres_password", "db_password", "jwt_secret", "llm_service_key"}
+    assert len({*seen[0].values()}) == 4
     assert all(len(secret) == 64 for secret in seen[0].values())
