@@ -20,7 +20,8 @@ from llmchatbot.llm.openai_chat import OpenAiChatModel
 from llmchatbot.llm.port import Model, Parameters, Prompt, PromptMessage
 from llmchatbot.llm.script import Script, parse
 from llmchatbot.llm.scripted import ScriptedModel
-from llmchatbot.llm.scripted_server import CANARY, ScriptedServer
+from llmchatbot.llm.scripted_answer import CANARY
+from llmchatbot.llm.scripted_server import ScriptedServer
 from llmchatbot.llm.transport import HttpTransport
 
 PATIENT = TimeLimits(connect=10, first_byte=20, chunk=20, whole=60)

@@ -142,16 +142,13 @@ class SseDecoder(_Lines):
 
     def _field(self, line: bytes) -> bool:
         """Take one line that is not blank; False when the event grew beyond the limit."""
+        if line.startswith(b"data: "):
+            return self._add(line[6:])
         name, _, value = line.partition(b":")
-        if value.startswith(b" "):
-            value = value[1:]
+        value = value.removeprefix(b" ")
         if name == b"data":
-            self._data.append(value)
-            self._data_size += len(value) + 1
-            if self._data_size > self.max_event:
-                self._fail(f"The model's service sent an event of more than {self.max_event} bytes.")
-                return False
-        elif name == b"event":
+            return self._add(value)
+        if name == b"event":
             self._event = decode_utf8(value)
         elif name == b"id":
             if b"\x00" not in value:
@@ -160,10 +157,19 @@ class SseDecoder(_Lines):
             self.retry = int(value[:12])
         return True
 
+    def _add(self, value: bytes) -> bool:
+        self._data.append(value)
+        self._data_size += len(value) + 1
+        if self._data_size > self.max_event:
+            self._fail(f"The model's service sent an event of more than {self.max_event} bytes.")
+            return False
+        return True
+
     def _dispatch(self, events: list[SseEvent]) -> None:
         self.last_event_id = self._id
         if self._data:
-            events.append((self._event, b"\n".join(self._data)))
+            data = self._data
+            events.append((self._event, data[0] if len(data) == 1 else b"\n".join(data)))
             self._data = []
             self._data_size = 0
         self._event = ""
