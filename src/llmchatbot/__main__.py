@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 
-from llmchatbot import __version__, config, drill
+from llmchatbot import __version__, config
 from llmchatbot.errors import DatabaseUnavailable, StartupError
 
 # Each command imports what it needs when it is called: `llmchatbot --help` should not load a web server.
 # ruff: noqa: PLC0415
+
+
+# Commands with modules of their own: `add_arguments(parser)` and `run(arguments) -> int`.
+_APART = {
+    "models": ("llmchatbot.models_command", "list, test and download models"),
+    "llm-service": ("llmchatbot.llm_service.command", "serve a local model file, in a process of its own"),
+    "bench": ("llmchatbot.bench", "how a running deployment streams, seen from outside"),
+    "drill": ("llmchatbot.drill", "break what the product promises to survive, and check"),
+}
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -70,7 +80,8 @@ def _say(text: str) -> None:
     print(text, flush=True)  # noqa: T201 # a person at a terminal
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(asked: str) -> argparse.ArgumentParser:
+    """`asked`: the command that will run; the others are only listed."""
     parser = argparse.ArgumentParser(prog="llmchatbot", description="A chat backend whose answers are never lost.")
     parser.add_argument("--version", action="version", version=f"llmchatbot {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -87,13 +98,20 @@ def _parser() -> argparse.ArgumentParser:
     add("worker", _worker, None)
     add("migrate", _migrate, "create and migrate the database of DB_HOST")
     add("doctor", _doctor, "check settings and connections")
-    drill.add_arguments(add("drill", drill.run, "break what the product promises to survive, and check"))
+    for name, (module_name, help_) in _APART.items():
+        command = commands.add_parser(name, help=help_)
+        if name == asked:
+            module = importlib.import_module(module_name)
+            module.add_arguments(command)
+            if command.get_default("run") is None:
+                command.set_defaults(run=module.run)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code; errors at start-up are one message, not a trace."""
-    arguments = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = _parser(words[0] if words else "").parse_args(words)
     try:
         code: int = arguments.run(arguments)
     except (StartupError, DatabaseUnavailable) as error:

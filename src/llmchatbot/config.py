@@ -214,15 +214,21 @@ def fields() -> Iterator[Field]:
                 yield Field(section.name, field.name, env, kind, field.default)
 
 
-def load(environment: Mapping[str, str] | None = None, *, env_file: Path | None = Path(".env")) -> Settings:
-    """Read `environment` (default: the process's), then `env_file` for what is not set there.
+def read_environment(env_file: Path = Path(".env"), environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """`environment` (default: the process's), and what stands in `env_file` for what is not set there."""
+    values: dict[str, str] = {}
+    if env_file.is_file():
+        values.update({key: value for key, value in dotenv_values(env_file).items() if value is not None})
+    values.update(os.environ if environment is None else environment)
+    return values
+
+
+def load(environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings out of `environment`; by default the process's with `.env` behind it.
 
     Raises StartupError naming every variable that is wrong, all of them at once.
     """
-    values: dict[str, str] = {}
-    if env_file is not None and env_file.is_file():
-        values.update({key: value for key, value in dotenv_values(env_file).items() if value is not None})
-    values.update(os.environ if environment is None else environment)
+    values = read_environment() if environment is None else environment
     problems: list[str] = []
     sections: dict[str, dict[str, Any]] = {}
     for field in fields():

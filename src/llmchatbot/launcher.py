@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from llmchatbot.config import Settings
+from llmchatbot.config import Settings, read_environment
 from llmchatbot.database.address import Address
 from llmchatbot.database.embedded import EmbeddedPostgres
 from llmchatbot.errors import StartupError
@@ -72,6 +72,7 @@ def run(settings: Settings, say: Say) -> int:
         address = Address.of(settings.database)
         if settings.database.embedded:
             address = _start_embedded(settings, stack, say)
+        settings = _with_local_model(settings, stack, say)
         if settings.server.workers == 1:
             serve_here(settings, address, bound, on_ready=lambda: say(_greeting(settings, time.monotonic() - began)))
             return 0
@@ -92,6 +93,31 @@ def _start_embedded(settings: Settings, stack: contextlib.ExitStack, say: Say) -
     return address
 
 
+def _with_local_model(settings: Settings, stack: contextlib.ExitStack, say: Say) -> Settings:
+    """A model file that is there, and the extra that runs it, make the local service start as a supervised child.
+
+    Whatever was configured comes first; a child that cannot start is said, and the built-in guide answers.
+    """
+    model = settings.model
+    if model.service_url or model.openai_key or model.anthropic_key or model.gemini_key or model.openrouter_key:
+        return settings
+    from llmchatbot.llm_service.discovery import find_local_model  # noqa: PLC0415 # few have one
+
+    path = find_local_model(settings)
+    if path is None:
+        return settings
+    from llmchatbot.llm_service.child import LocalModelThread, settings_for  # noqa: PLC0415
+
+    say(f"Loading the local model {path.name} …")
+    child = LocalModelThread(settings_for(path))
+    url, key = child.start_blocking()
+    stack.callback(child.stop_blocking)
+    local = msgspec.structs.replace(
+        model, service_url=url, service_key=key, service_protocol="openai", service_model=path.stem
+    )
+    return msgspec.structs.replace(settings, model=local)
+
+
 def serve_here(
     settings: Settings, address: Address, bound: socket.socket, *, on_ready: Callable[[], None] = lambda: None
 ) -> None:
@@ -101,7 +127,7 @@ def serve_here(
     from llmchatbot.serving import serve  # noqa: PLC0415
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, address, bound, environment=os.environ, on_ready=on_ready))
+        runner.run(serve(settings, address, bound, environment=read_environment(), on_ready=on_ready))
 
 
 def serve_as_worker(settings: Settings) -> None:
@@ -139,6 +165,10 @@ def _start_worker(settings: Settings, address: Address, bound: socket.socket) ->
     environment = {
         **os.environ,
         "JWT_SECRET": settings.auth.jwt_secret,
+        "LLM_SERVICE_URL": settings.model.service_url,
+        "LLM_SERVICE_KEY": settings.model.service_key,
+        "LLM_SERVICE_PROTOCOL": settings.model.service_protocol,
+        "LLM_SERVICE_MODEL": settings.model.service_model,
         _ADDRESS_VARIABLE: msgspec.json.encode(address).decode(),
         _SOCKET_VARIABLE: str(bound.fileno()),
     }

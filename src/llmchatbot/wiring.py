@@ -20,6 +20,7 @@ from llmchatbot.database.dedicated import DedicatedConnection
 from llmchatbot.database.pool import Database, open_pool
 from llmchatbot.errors import DatabaseUnavailable
 from llmchatbot.llm.gateway import ModelGateway
+from llmchatbot.models.generations import Generation, Status
 from llmchatbot.repositories.answer_log import PostgresAnswerLog
 from llmchatbot.security import PasswordHasher
 from llmchatbot.services.accounts import Accounts
@@ -36,6 +37,7 @@ from llmchatbot.services.rate_limits import RateLimiter
 from llmchatbot.services.request_limits import RequestLimits
 from llmchatbot.services.search import SearchService
 from llmchatbot.services.stream_care import StreamCare
+from llmchatbot.services.titles import TitleService
 from llmchatbot.streaming.followers import Followers, Watchers
 from llmchatbot.streaming.streams import OpenStreams
 from llmchatbot.streaming.tails import Tails
@@ -161,6 +163,10 @@ class Backend:
             limits=settings.limits,
             supervisor=self.answers_supervisor,
         )
+        self.titles = TitleService(
+            self.database, self.gateway, self.wakeups, self.supervisor, enabled=settings.model.titles
+        )
+        self.maker.on_finished = self._on_finished
         self.node.use(self.maker, self.followers)
         self.generation_service = GenerationService(
             database=self.database,
@@ -182,6 +188,10 @@ class Backend:
             node_id=self._node_id,
             draining=lambda: self.node.draining,
         )
+
+    def _on_finished(self, generation: Generation, status: Status) -> None:
+        self.watchers.forget(generation.id)
+        self.titles.on_finished(generation, status)
 
     def _node_id(self) -> UUID:
         return self.node.id

@@ -50,7 +50,7 @@ def test_the_example_environment_says_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text(re.sub(r"^#(?=[A-Z_]+=)", "", read(".env.example"), flags=re.MULTILINE), encoding="utf-8")
     assert len(dotenv_values(file)) == len(list(config.fields()))
-    assert config.load({}, env_file=file) == config.Settings()
+    assert config.load(config.read_environment(file, {})) == config.Settings()
 
 
 def test_every_variable_that_the_readme_names_exists() -> None:

@@ -155,3 +155,20 @@ async def set_leaf(executor: Executor, user_id: UUID, chat_id: UUID, message_id:
 
 def _json(parameters: ChatParameters) -> str:
     return msgspec.json.encode(parameters).decode()
+
+
+async def has_title_from_text(executor: Executor, chat_id: UUID) -> bool:
+    """Whether its title was made from its first question."""
+    found: bool | None = await executor.fetchval("SELECT title_source = 'text' FROM chats WHERE id = $1", chat_id)
+    return bool(found)
+
+
+async def set_title_by_model(executor: Executor, chat_id: UUID, title: str) -> bool:
+    """False when somebody has named the chat meanwhile."""
+    tag = await executor.execute(
+        "UPDATE chats SET title = $2, title_source = 'model', version = version + 1 "
+        "WHERE id = $1 AND title_source = 'text'",
+        chat_id,
+        title,
+    )
+    return tag == "UPDATE 1"

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
+from functools import partial
 from uuid import UUID
 
 from llmchatbot.config import LimitSettings
@@ -53,7 +54,7 @@ class Job:
         self.upstream = ""
         self.usage: ModelUsage | None = None
         self.finish_reason: str | None = None
-        self.prompt_characters = 0
+        self.prompt_texts: list[str] = []
         self.stopping = False
         self.abandoned = False
         self.consumer: asyncio.Task[None] | None = None
@@ -85,6 +86,8 @@ class AnswerMaker:
         self._limits = limits
         self._supervisor = supervisor
         self._jobs: dict[UUID, Job] = {}
+        # About to be committed, and started right after.
+        self._reserved: set[UUID] = set()
         self.on_finished = on_finished
         writer.on_lost = self._on_lost
 
@@ -93,15 +96,24 @@ class AnswerMaker:
 
     @property
     def generation_ids(self) -> list[UUID]:
-        return list(self._jobs)
+        """All that are in hand here; what this node owns beside them, nobody makes."""
+        return [*self._jobs, *self._reserved]
+
+    @contextlib.contextmanager
+    def reserved(self, generation_id: UUID) -> Iterator[None]:
+        """It is being committed and `start` follows. When it does not, the node finds it as an orphan of its own."""
+        self._reserved.add(generation_id)
+        try:
+            yield
+        finally:
+            self._reserved.discard(generation_id)
 
     def makes(self, generation_id: UUID) -> bool:
         return generation_id in self._jobs
 
     def start(self, generation: Generation, stored: list[str]) -> Tail:
         """Begin or go on. `stored` are the events that the log holds already, from 0 on."""
-        tail = self._tails.open(generation.id)
-        tail.extend(0, stored)
+        tail = self._tail(generation.id, stored)
         draft = Draft(tail, epoch=generation.epoch, next_seq=len(stored), text=payloads.text_of(stored))
         job = self._jobs[generation.id] = Job(generation, draft)
         self._supervisor.spawn(self._run(job), name=f"answer {generation.id}")
@@ -109,12 +121,20 @@ class AnswerMaker:
 
     def end(self, generation: Generation, stored: list[str], status: Status, failure: ModelError | None) -> Tail:
         """End an answer that was taken over and cannot go on; its text is kept."""
-        tail = self._tails.open(generation.id)
-        tail.extend(0, stored)
+        tail = self._tail(generation.id, stored)
         draft = Draft(tail, epoch=generation.epoch, next_seq=len(stored), text=payloads.text_of(stored))
         job = self._jobs[generation.id] = Job(generation, draft)
         job.stopping = status is Status.STOPPED
         self._supervisor.spawn(self._run(job, failure, consume=False), name=f"end {generation.id}")
+        return tail
+
+    def _tail(self, generation_id: UUID, stored: list[str]) -> Tail:
+        tail = self._tails.open(generation_id)
+        if tail.payloads != stored[: len(tail.payloads)]:
+            # A killed database server has forgotten what this process still remembers; readers begin anew.
+            self._tails.drop(generation_id)
+            tail = self._tails.open(generation_id)
+        tail.extend(0, stored)
         return tail
 
     def stop(self, generation_id: UUID) -> bool:
@@ -122,9 +142,10 @@ class AnswerMaker:
         job = self._jobs.get(generation_id)
         if job is None:
             return False
-        job.stopping = True
-        if job.consumer is not None:
+        # Once only: a second cancellation would hit the closing of the upstream's connection.
+        if not job.stopping and job.consumer is not None:
             job.consumer.cancel()
+        job.stopping = True
         return True
 
     async def abandon(self, generation_ids: list[UUID]) -> None:
@@ -206,7 +227,7 @@ class AnswerMaker:
         if request is None:
             job.abandoned = True
             return
-        job.prompt_characters = sum(len(message.content) for message in request.messages)
+        job.prompt_texts = [message.content for message in request.messages]
         for notice in notices:
             job.draft.add_event(payloads.notice(notice.code, notice.text, notice.data))
         try:
@@ -330,11 +351,12 @@ class AnswerMaker:
         )
 
     def _usage(self, job: Job, text: str) -> Usage:
-        """The provider's numbers; without them an estimate that says so. Four characters a token is the usual rule."""
+        """The provider's numbers; without them an estimate that says so."""
         if job.usage is not None:
             return Usage(
                 input_tokens=job.usage.input_tokens,
                 output_tokens=job.usage.output_tokens,
                 estimated=job.usage.estimated,
             )
-        return Usage(input_tokens=-(-job.prompt_characters // 4), output_tokens=-(-len(text) // 4), estimated=True)
+        tokens = partial(self._prompts.tokens, job.generation.model)
+        return Usage(input_tokens=sum(map(tokens, job.prompt_texts)), output_tokens=tokens(text), estimated=True)

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 
 from llmchatbot.database.pool import Database
-from llmchatbot.llm.context import ContextMessage, choose_context, input_budget
+from llmchatbot.errors import UnknownModel
+from llmchatbot.llm.context import ContextMessage
 from llmchatbot.llm.events import Notice
 from llmchatbot.llm.gateway import GatewayRequest, ModelGateway, ModelInfo
 from llmchatbot.llm.port import Parameters, PromptMessage
-from llmchatbot.llm.tokens import TokenEstimator
 from llmchatbot.models.generations import Generation, Usage
 from llmchatbot.repositories import generations, messages
 from llmchatbot.repositories.executor import Executor
@@ -30,7 +30,6 @@ class PromptBuilder:
         self._database = database
         self._recorder = recorder
         self._gateway = gateway
-        self._estimator = TokenEstimator()
         self._default_system_prompt = default_system_prompt
 
     async def build(self, generation: Generation, *, prefix: str) -> tuple[GatewayRequest | None, list[Notice]]:
@@ -43,15 +42,16 @@ class PromptBuilder:
         history = [message for message in branch if message.content or message.id == generation.user_message_id]
         parameters = dict(generation.parameters)
         system_prompt = parameters.pop("system_prompt", None) or self._default_system_prompt
-        chosen = choose_context(
+        sampling = msgspec.convert(parameters, Parameters)
+        chosen = self._gateway.choose_context(
+            model.name,
             [
                 ContextMessage(id=str(message.id), role=_role(message.role), content=message.content)
                 for message in history
             ],
-            budget=input_budget(model.context_window, model.max_output_tokens, parameters.get("max_tokens")),
-            estimate=lambda text: self._estimator.of_text(model.name, text),
             system_prompt=system_prompt,
             prefix=prefix,
+            parameters=sampling,
         )
         notices = []
         if chosen.left_out:
@@ -62,7 +62,7 @@ class PromptBuilder:
                     data={"left_out": len(chosen.left_out), "kept": len(chosen.messages)},
                 )
             )
-        request = _request(generation, model, chosen.prompt_messages(), parameters, system_prompt, prefix)
+        request = _request(generation, model, chosen.prompt_messages(), sampling, system_prompt, prefix)
         record = {
             "model": model.name,
             "message_ids": [message.id for message in chosen.messages],
@@ -74,6 +74,13 @@ class PromptBuilder:
         if not await generations.begin(self._recorder, generation.id, generation.epoch, record):
             return None, []
         return request, notices
+
+    def tokens(self, model_name: str, text: str) -> int:
+        """Of a text that no provider has counted; also for a model that only the node before us knew."""
+        try:
+            return self._gateway.estimate_tokens(model_name, text)
+        except UnknownModel:
+            return -(-len(text) // 4)
 
     def cost(self, model_name: str, usage: Usage) -> float | None:
         """In the currency of the registry's prices, which are per million tokens; None without prices."""
@@ -93,7 +100,7 @@ def _request(
     generation: Generation,
     model: ModelInfo,
     chosen: tuple[PromptMessage, ...],
-    parameters: dict[str, Any],
+    parameters: Parameters,
     system_prompt: str,
     prefix: str,
 ) -> GatewayRequest:
@@ -108,7 +115,7 @@ def _request(
     return GatewayRequest(
         model=model.name,
         messages=chosen,
-        parameters=msgspec.convert(parameters, Parameters),
+        parameters=parameters,
         system_prompt=system_prompt,
         prefix=prefix,
         user_id=str(generation.user_id),
