@@ -1,14 +1,11 @@
-"""The web application: routes, the one door, deadlines, problem documents. Nothing happens at import."""
+"""The web application: routes, the one door, problem documents, the outermost layer. Nothing happens at import."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from litestar import Litestar, Request, Router
-from litestar.datastructures import State
-from litestar.di import Provide
+from litestar import Litestar, Router
 from litestar.exceptions import HTTPException
-from litestar.middleware import DefineMiddleware
 from litestar.openapi.config import OpenAPIConfig
 
 from llmchatbot import __version__
@@ -26,14 +23,13 @@ from llmchatbot.handlers import (
     search,
     users,
 )
-from llmchatbot.handlers.authentication import AuthenticationMiddleware
-from llmchatbot.handlers.clients import caller_provider
+from llmchatbot.handlers.authentication import Door, principal_of
+from llmchatbot.handlers.binding import FromScope, Parts
+from llmchatbot.handlers.clients import caller_of, parse_networks
 from llmchatbot.handlers.cors import parse_origins
-from llmchatbot.handlers.deadlines import DeadlineMiddleware
 from llmchatbot.handlers.outermost import Outermost
 from llmchatbot.handlers.problems import handle_app_error, handle_http_exception, handle_unexpected
 from llmchatbot.handlers.stream_responses import StreamOpener
-from llmchatbot.models.principals import Principal
 from llmchatbot.wiring import Backend
 
 _LARGEST_BODY = 256 * 1024
@@ -52,42 +48,40 @@ API_ROUTES = (
 
 
 def create_app(backend: Backend) -> Litestar:
-    """An ASGI application on a backend that is started and ended by whoever calls this."""
-    settings = backend.settings
+    """The routes on a backend that is started and ended by whoever calls this."""
+    parts = Parts(of_process=_parts_of_process(backend), of_request=_parts_of_request(backend))
     handlers: dict[Any, Any] = {
         AppError: handle_app_error,
         HTTPException: handle_http_exception,
         Exception: handle_unexpected,
     }
     return Litestar(
-        route_handlers=[Router("/api/v1", route_handlers=[*API_ROUTES]), *health.ROUTES, *pages.ROUTES],
-        middleware=[
-            DefineMiddleware(
-                DeadlineMiddleware,
-                body_timeout=settings.server.read_timeout,
-                route_timeout=settings.server.request_timeout,
-            ),
-            DefineMiddleware(
-                AuthenticationMiddleware, authenticator=backend.accounts.auth, limits=backend.request_limits
-            ),
+        route_handlers=[
+            Router("/api/v1", route_handlers=parts.bind_all(API_ROUTES)),
+            *parts.bind_all((*health.ROUTES, *pages.ROUTES)),
         ],
+        before_request=Door(backend.accounts.auth, backend.request_limits),
         exception_handlers=handlers,
-        dependencies=_dependencies(backend),
         request_max_body_size=_LARGEST_BODY,
         openapi_config=OpenAPIConfig(title="llmchatbot", version=__version__, path="/docs"),
         logging_config=None,
-        state=State({"backend": backend}),
     )
 
 
 def create_asgi(backend: Backend) -> Outermost:
     """What the server runs: the application inside the layer that every answer passes."""
     server = backend.settings.server
-    return Outermost(create_app(backend), cors=parse_origins(server.cors_origins))
+    app: Any = create_app(backend)
+    return Outermost(
+        app,
+        body_timeout=server.read_timeout,
+        route_timeout=server.request_timeout,
+        cors=parse_origins(server.cors_origins),
+    )
 
 
-def _dependencies(backend: Backend) -> dict[str, Provide]:
-    parts: dict[str, Any] = {
+def _parts_of_process(backend: Backend) -> dict[str, Any]:
+    return {
         "auth_service": backend.accounts.auth,
         "user_service": backend.accounts.users,
         "device_session_service": backend.accounts.sessions,
@@ -103,18 +97,8 @@ def _dependencies(backend: Backend) -> dict[str, Provide]:
         "stream_opener": StreamOpener(backend.streams, backend.clock),
         "get_streams_enabled": backend.settings.stream.get_enabled,
     }
-    provided = {name: _always(part) for name, part in parts.items()}
-    provided["principal"] = Provide(_principal, sync_to_thread=False)
-    provided["caller"] = Provide(caller_provider(backend.settings.server.trusted_proxies), sync_to_thread=False)
-    return provided
 
 
-def _always(part: Any) -> Provide:
-    def provide() -> Any:
-        return part
-
-    return Provide(provide, sync_to_thread=False)
-
-
-def _principal(request: Request[Principal, Any, Any]) -> Principal:
-    return request.user
+def _parts_of_request(backend: Backend) -> dict[str, FromScope]:
+    networks = parse_networks(backend.settings.server.trusted_proxies)
+    return {"principal": principal_of, "caller": lambda scope: caller_of(scope, networks)}

@@ -8,20 +8,18 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from litestar import Litestar, Request, Router
-from litestar.di import Provide
+from litestar import Litestar, Router
 from litestar.exceptions import HTTPException
-from litestar.middleware import DefineMiddleware
 
 from llmchatbot.clock import ManualClock
 from llmchatbot.config import AuthSettings
 from llmchatbot.database.pool import Database
 from llmchatbot.errors import AppError
 from llmchatbot.handlers import auth, users
-from llmchatbot.handlers.authentication import AuthenticationMiddleware
-from llmchatbot.handlers.clients import caller_provider
+from llmchatbot.handlers.authentication import Door, principal_of
+from llmchatbot.handlers.binding import Parts
+from llmchatbot.handlers.clients import caller_of
 from llmchatbot.handlers.problems import handle_app_error, handle_http_exception, handle_unexpected
-from llmchatbot.models.principals import Principal
 from llmchatbot.security import PasswordHasher
 from llmchatbot.services.accounts import Accounts
 from llmchatbot.streaming.wakeups import LocalWakeUps
@@ -55,26 +53,24 @@ async def accounts(db: Database, manual_clock: ManualClock, auth_settings: AuthS
 
 
 def application(accounts: Accounts) -> Litestar:
-    def provide_principal(request: Request[Principal, Any, Any]) -> Principal:
-        return request.user
-
     handlers: dict[Any, Any] = {
         AppError: handle_app_error,
         HTTPException: handle_http_exception,
         Exception: handle_unexpected,
     }
+    parts = Parts(
+        of_process={
+            "auth_service": accounts.auth,
+            "user_service": accounts.users,
+            "device_session_service": accounts.sessions,
+        },
+        of_request={"principal": principal_of, "caller": lambda scope: caller_of(scope, ())},
+    )
     return Litestar(
-        route_handlers=[Router("/api/v1", route_handlers=[*auth.ROUTES, *users.ROUTES])],
-        middleware=[DefineMiddleware(AuthenticationMiddleware, authenticator=accounts.auth)],
+        route_handlers=[Router("/api/v1", route_handlers=parts.bind_all([*auth.ROUTES, *users.ROUTES]))],
+        before_request=Door(accounts.auth),
         exception_handlers=handlers,
         logging_config=None,
-        dependencies={
-            "principal": Provide(provide_principal, sync_to_thread=False),
-            "caller": Provide(caller_provider(""), sync_to_thread=False),
-            "auth_service": Provide(lambda: accounts.auth, sync_to_thread=False),
-            "user_service": Provide(lambda: accounts.users, sync_to_thread=False),
-            "device_session_service": Provide(lambda: accounts.sessions, sync_to_thread=False),
-        },
     )
 
 

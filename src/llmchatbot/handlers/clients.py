@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
-from litestar import Request
 from litestar.types import Scope
 
 from llmchatbot.errors import StartupError
@@ -22,19 +20,6 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
     client: Client
     secure: bool
-
-
-def caller_provider(trusted_proxies: str) -> Callable[[Request[Any, Any, Any]], Caller]:
-    """The dependency `caller`. `trusted_proxies` as in TRUSTED_PROXIES: addresses or networks, separated by commas.
-
-    Raises StartupError when one of them is neither.
-    """
-    networks = parse_networks(trusted_proxies)
-
-    def provide_caller(request: Request[Any, Any, Any]) -> Caller:
-        return caller_of(request.scope, networks)
-
-    return provide_caller
 
 
 def parse_networks(text: str) -> tuple[_Network, ...]:

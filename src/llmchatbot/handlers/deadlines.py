@@ -3,59 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from litestar.types import ASGIApp, HTTPReceiveMessage, Receive, Scope, Send
+from litestar.types import HTTPReceiveMessage, Receive
 
-from llmchatbot.errors import BodyTimeout, RequestTimeout
+from llmchatbot.errors import AppError, BodyTimeout, RequestTimeout
 
 # Streams set their own deadlines per frame.
 STREAM = {"stream": True}
+DEADLINE = "deadline"
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
-class DeadlineMiddleware:
-    """The clock for the body runs first; the one for the route starts when the body is complete."""
+class Deadline:
+    """Of one request. The clock for the body runs first; the one for the route starts when the body is complete."""
 
-    def __init__(self, app: ASGIApp, body_timeout: float, route_timeout: float) -> None:
-        self._app = app
-        self._body_timeout = body_timeout
-        self._route_timeout = route_timeout
+    __slots__ = ("_complete", "_receive", "_route_timeout", "clock", "receive")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_body = scope.get("method") in {"POST", "PUT", "PATCH"}
-        if scope["route_handler"].opt.get("stream"):
-            await self._app(scope, self._bounded(receive) if has_body else receive, send)
-            return
-        loop = asyncio.get_running_loop()
-        complete = not has_body
-        try:
-            async with asyncio.timeout(self._body_timeout if has_body else self._route_timeout) as deadline:
+    def __init__(self, method: str, receive: Receive, *, body_timeout: float, route_timeout: float) -> None:
+        self._route_timeout: float | None = route_timeout
+        self._complete = method not in _WITH_BODY
+        self._receive = receive
+        self.receive: Receive = receive if self._complete else self._receive_body
+        self.clock = asyncio.timeout(route_timeout if self._complete else body_timeout)
 
-                async def receive_body() -> HTTPReceiveMessage:
-                    nonlocal complete
-                    message: HTTPReceiveMessage = await receive()  # type: ignore[assignment]  # never a websocket
-                    if not message.get("more_body") and not complete:
-                        complete = True
-                        deadline.reschedule(loop.time() + self._route_timeout)
-                    return message
+    def lift(self) -> None:
+        """For a stream: once the body is there, it takes what it takes."""
+        self._route_timeout = None
+        if self._complete:
+            self.clock.reschedule(None)
 
-                await self._app(scope, receive_body, send)
-        except TimeoutError as error:
-            raise (RequestTimeout() if complete else BodyTimeout()) from error
+    def error(self) -> AppError:
+        """What to tell whoever was too slow: us or the client."""
+        return RequestTimeout() if self._complete else BodyTimeout()
 
-    def _bounded(self, receive: Receive) -> Receive:
-        complete = False
+    async def _receive_body(self) -> HTTPReceiveMessage:
+        message: HTTPReceiveMessage = await self._receive()  # type: ignore[assignment]  # never a websocket
+        if not self._complete and not message.get("more_body"):
+            self._complete = True
+            limit = self._route_timeout
+            self.clock.reschedule(None if limit is None else asyncio.get_running_loop().time() + limit)
+        return message
 
-        async def receive_in_time() -> HTTPReceiveMessage:
-            nonlocal complete
-            if complete:
-                # What comes after the body is the disconnect, and that may take as long as the stream.
-                return await receive()  # type: ignore[return-value]  # never a websocket
-            try:
-                async with asyncio.timeout(self._body_timeout):
-                    message: HTTPReceiveMessage = await receive()  # type: ignore[assignment]  # never a websocket
-            except TimeoutError as error:
-                raise BodyTimeout from error
-            complete = not message.get("more_body")
-            return message
 
-        return receive_in_time
+def lift_deadline(scope: Any) -> None:
+    """Without effect where nobody set one."""
+    deadline: Deadline | None = scope.get(DEADLINE)
+    if deadline is not None:
+        deadline.lift()

@@ -19,6 +19,7 @@ from litestar.types import ASGIApp, Message, Receive, Send
 
 from llmchatbot.errors import AppError, InternalError, InvalidInput
 from llmchatbot.handlers.cors import CorsRules
+from llmchatbot.handlers.deadlines import DEADLINE, Deadline
 from llmchatbot.handlers.problems import plain_answer
 from llmchatbot.handlers.security_headers import with_security_headers
 
@@ -47,11 +48,15 @@ class Outermost:
         self,
         app: ASGIApp,
         *,
+        body_timeout: float,
+        route_timeout: float,
         cors: CorsRules | None = None,
         observe: RequestObserver = ignore_request,
         access_log: bool = True,
     ) -> None:
         self._app = app
+        self._body_timeout = body_timeout
+        self._route_timeout = route_timeout
         self._cors = cors
         self._observe = observe
         self._access_log = access_log
@@ -66,6 +71,10 @@ class Outermost:
         origin, request_id, hosts = _look_at(scope["headers"])
         if request_id is None:
             request_id = f"{self._prefix}-{next(self._numbers):x}".encode()
+        deadline = Deadline(
+            scope["method"], receive, body_timeout=self._body_timeout, route_timeout=self._route_timeout
+        )
+        scope[DEADLINE] = deadline
         scope[RAW_SEND] = send
         scope[REQUEST_ID] = request_id.decode()
         more: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id)]
@@ -86,24 +95,36 @@ class Outermost:
             elif scope["method"] == "OPTIONS" and self._cors is not None and self._cors.is_preflight(scope, origin):
                 await self._cors.answer_preflight(announce)
             else:
-                await self._app(scope, receive, announce)
+                async with deadline.clock:
+                    await self._app(scope, deadline.receive, announce)
         except Exception as error:
-            # The server would close the connection without a line in any log.
-            logger.exception("unexpected error in request %s", scope[REQUEST_ID])
+            refusal = self._refusal_for(error, deadline, scope)
             if not status:
-                await plain_answer(announce, error if isinstance(error, AppError) else InternalError())
+                await plain_answer(announce, refusal)
         finally:
             self._note(scope, status, time.perf_counter() - begin)
 
+    def _refusal_for(self, error: Exception, deadline: Deadline, scope: Any) -> AppError:
+        """What the framework could not answer: a request out of time, or a fault that the server would swallow."""
+        if isinstance(error, TimeoutError) and deadline.clock.expired():
+            logger.warning("out of time: %s %s request=%s", scope["method"], _route_of(scope), scope[REQUEST_ID])
+            return deadline.error()
+        logger.error("unexpected error: %s request=%s", _route_of(scope), scope[REQUEST_ID], exc_info=error)
+        return InternalError()
+
     def _note(self, scope: Any, status: int, seconds: float) -> None:
-        """By the route's template: an address or a query may hold what people wrote."""
-        route: str = scope.get("path_template") or "unknown"
+        route = _route_of(scope)
         method: str = scope["method"]
         self._observe(route, method, status, seconds)
         if self._access_log and route not in _QUIET:
             access_logger.info(
                 "%s %s %s %.1f ms request=%s", method, route, status, seconds * 1000, scope.get(REQUEST_ID)
             )
+
+
+def _route_of(scope: Any) -> str:
+    """The route's template: an address or a query may hold what people wrote."""
+    return scope.get("path_template") or "unknown"
 
 
 def _look_at(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes | None, int]:

@@ -14,12 +14,11 @@ import pytest
 from litestar import Litestar, Request, Router
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
-from litestar.middleware import DefineMiddleware
 
 from llmchatbot.database.pool import Database
 from llmchatbot.errors import AppError, InvalidToken
 from llmchatbot.handlers import chats, messages_list, search
-from llmchatbot.handlers.authentication import AuthenticationMiddleware
+from llmchatbot.handlers.authentication import Door
 from llmchatbot.handlers.problems import handle_app_error, handle_http_exception, handle_unexpected
 from llmchatbot.ids import new_id
 from llmchatbot.models.principals import Principal
@@ -159,7 +158,7 @@ def chat_application(db: Database, principals: dict[str, Principal], wakeups: Lo
     chat_service, search_service = ChatService(database=db, wakeups=wakeups), SearchService(database=db)
     return Litestar(
         route_handlers=[Router("/api/v1", route_handlers=[*chats.ROUTES, *messages_list.ROUTES, *search.ROUTES])],
-        middleware=[DefineMiddleware(AuthenticationMiddleware, authenticator=Doorkeeper(principals))],
+        before_request=Door(Doorkeeper(principals)),
         exception_handlers=handlers,
         logging_config=None,
         dependencies={
