@@ -12,6 +12,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from llmchatbot.clock import Clock
 from llmchatbot.errors import InvalidInput, NotAcceptable
+from llmchatbot.handlers.outermost import RAW_SEND
 from llmchatbot.streaming.frames import Format
 from llmchatbot.streaming.streams import OpenStreams, Source, Stream
 
@@ -82,9 +83,12 @@ class StreamOpener:
     ) -> Response[bytes]:
         """`on_delivered` is awaited after the last event of an ended source was written."""
 
-        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        async def application(scope: Any, receive: Receive, send: Send) -> None:
+            # The head goes through every layer, frames through none: thousands a second would pay for them.
+            raw_send = scope.get(RAW_SEND, send)
+
             async def write(data: bytes, more: bool) -> None:
-                await send({"type": "http.response.body", "body": data, "more_body": more})
+                await raw_send({"type": "http.response.body", "body": data, "more_body": more})
 
             await send(_start(wire, headers))
             stream = Stream(source, seq=seq, wire=wire, send=write, session_id=session_id, clock=self._clock)
