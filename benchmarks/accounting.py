@@ -57,6 +57,12 @@ def _all_processes() -> dict[int, Process]:
     return processes
 
 
+def machine_cpu() -> float:
+    """Seconds that all processors of the machine have worked so far, whoever for."""
+    fields = [int(field) for field in (_PROC / "stat").read_text(encoding="utf-8").split("\n", 1)[0].split()[1:]]
+    return (sum(fields) - fields[3] - fields[4]) * _TICK
+
+
 def tree(root: int) -> list[Process]:
     """`root` and everything below it."""
     processes = _all_processes()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 
 import msgspec
 
 from benchmarks import accounts
-from benchmarks.accounting import Cost, cost_of
+from benchmarks.accounting import Cost, cost_of, machine_cpu
 from benchmarks.client.plan import Outcome, Plan, Target
 from benchmarks.processes import run_client, upstream
 from benchmarks.records import Sample
@@ -92,6 +93,23 @@ async def _loads(scene: StreamScene, running: Running) -> tuple[Plan, Sequence[P
     return plan, [plan, msgspec.structs.replace(burst, **times)]
 
 
+class Quiet:
+    """How busy everybody else kept the machine meanwhile: the first thing to know of a figure."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._foreign = self._now()
+
+    @staticmethod
+    def _now() -> float:
+        own = cost_of(os.getpid())
+        return machine_cpu() - own.cpu - own.database_cpu
+
+    def foreign_cores(self) -> float:
+        """Cores in use by processes that are not of this benchmark, since this object was made."""
+        return round(max(0.0, (self._now() - self._foreign) / (time.monotonic() - self._began)), 2)
+
+
 async def measure_streams(scene: StreamScene, subject: Subject, round_: int) -> Sample:
     """Raises BenchmarkError when the subject or the load does not come up."""
     async with upstream() as url, subject.start(url, scene.streams) as running:
@@ -101,10 +119,12 @@ async def measure_streams(scene: StreamScene, subject: Subject, round_: int) -> 
             clients = [group.create_task(run_client(each)) for each in plans]
             await _at(plan.window_from)
             before = cost_of(running.pid) if running.pid else Cost()
+            quiet = Quiet()
             await _at(plan.window_to - 0.3)
             memory = cost_of(running.pid, memory=True) if running.pid else Cost()
             await _at(plan.window_to)
             after = cost_of(running.pid) if running.pid else Cost()
+            foreign = quiet.foreign_cores()
         outcome = clients[0].result()
     after = msgspec.structs.replace(after, rss=memory.rss, pss=memory.pss, database_pss=memory.database_pss)
     units = outcome.tokens or outcome.complete
@@ -119,7 +139,12 @@ async def measure_streams(scene: StreamScene, subject: Subject, round_: int) -> 
         outcome=outcome,
     )
     sample.expected = round(scene.expected_rate * scene.window) if scene.mode in {"answers", "readers"} else 0
-    sample.extra = {"ready_seconds": round(running.ready_seconds, 3), "idle_pss": baseline.pss}
+    sample.extra = {
+        "ready_seconds": round(running.ready_seconds, 3),
+        "idle_pss": baseline.pss,
+        "foreign_cores": foreign,
+        "cpu_ms_per_answer": per_unit((after.cpu - before.cpu) / 1000, outcome.answers),
+    }
     if len(clients) > 1:
         burst = clients[1].result()
         sample.extra |= {"logins_per_second": burst.answers / scene.window, "login_p99_ms": burst.latency.p99}

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import lists
+from benchmarks.quantiles import median
 from benchmarks.records import Report
 from benchmarks.scenes import ALL
 from benchmarks.subjects import RELAYS
@@ -120,6 +121,15 @@ def tables(report: Report) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]
     return found
 
 
+def disturbances(report: Report) -> list[str]:
+    """What makes the figures doubtful: somebody else's work on the machine."""
+    busy = [sample.extra["foreign_cores"] for sample in report.samples if "foreign_cores" in sample.extra]
+    worst = max(busy, default=0.0)
+    if worst < 0.15:
+        return []
+    return [f"other programs used up to {worst:.1f} cores meanwhile (median {median(busy):.1f}); repeat it when quiet"]
+
+
 def as_text(report: Report) -> str:
     """For a terminal."""
     parts = []
@@ -135,7 +145,7 @@ def as_text(report: Report) -> str:
                     "  ".join([first, *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
                 )
         parts.append("")
-    parts += [f"note: {note}" for note in report.notes]
+    parts += [f"note: {note}" for note in (*report.notes, *disturbances(report))]
     return "\n".join(parts)
 
 
@@ -154,7 +164,7 @@ def as_markdown(report: Report) -> str:
             cells = [cell.strip() for cell in line] if len(line) > 1 else [f"**{line[0]}**", *[""] * (len(heads) - 1)]
             table.append("| " + " | ".join(cells) + " |")
         parts.append("\n".join(table))
-    parts += [f"> {note.splitlines()[0]}" for note in report.notes]
+    parts += [f"> {note.splitlines()[0]}" for note in (*report.notes, *disturbances(report))]
     return "\n\n".join(parts) + "\n"
 
 

@@ -15,7 +15,7 @@ class StreamScene(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     streams: int
     rate: int
-    tokens: int = 300
+    tokens: int = 500
     """Of one answer. The end of each is followed by the next question on the same chat, as people do."""
     mode: str = "answers"
     readers: int = 0
@@ -61,6 +61,23 @@ RELAY_FULL = tuple(
     for rate in (20, 50)
 )
 
+LONG = StreamScene(
+    name="long-400x50",
+    title="400 answers at 50 tokens/s, none begins or ends meanwhile",
+    streams=400,
+    rate=50,
+    tokens=2500,
+    ramp=3.0,
+    rounds=3,
+)
+SHORT = StreamScene(
+    name="short-20x50",
+    title="20 chats, answers of 20 tokens: beginnings and ends",
+    streams=20,
+    rate=50,
+    tokens=20,
+    rounds=2,
+)
 TWO_PROCESSES = StreamScene(
     name="processes-1000x50",
     title="1,000 answers at 50 tokens/s, one and two processes",
@@ -125,7 +142,7 @@ LIST_FULL = msgspec.structs.replace(LIST_QUICK, window=4.0, rounds=5)
 HISTORY_SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
 QUICK = (msgspec.structs.replace(HEADLINE, window=4.0, rounds=2),)
-FULL = (*RELAY_FULL, READERS, STORM, LOGINS, TWO_PROCESSES, IDLE)
+FULL = (*RELAY_FULL, LONG, SHORT, READERS, STORM, LOGINS, TWO_PROCESSES, IDLE)
 ALL = {scene.name: scene for scene in (*FULL, HEADLINE)}
 GROWTH = ListScene(
     name="growth", title="reads while the database grows", messages=HISTORY_SIZES[-1], window=3.0, rounds=2
