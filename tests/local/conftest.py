@@ -43,14 +43,14 @@ def start_service() -> Iterator[StartService]:
 def reciter(models: Path) -> Iterator[Service]:
     """Four slots, and a model whose text is known and ends."""
     with service_starter() as start:
-        yield start(models / "reciter.gguf", "--threads", "1")
+        yield start(models / "reciter.gguf", "--threads", "1", "--slots", "4", "--context", "4096")
 
 
 @pytest.fixture(scope="session")
 def slow(models: Path) -> Iterator[Service]:
     """One slot, one place to wait, and answers that last for seconds."""
     with service_starter() as start:
-        yield start(models / "slow.gguf", "--threads", "1", "--slots", "1", "--waiting", "1")
+        yield start(models / "slow.gguf", "--threads", "1", "--slots", "1", "--context", "4096", "--waiting", "1")
 
 
 @pytest.fixture

@@ -141,18 +141,25 @@ def test_memory_counts_the_file_and_the_conversations(model: Path) -> None:
     found = inspect(model)
     small, large = (memory_needed(found, EngineSettings(slots=slots, context=4096)) for slots in (1, 64))
     assert large - small > 63 * 4096 * found.cache_bytes_per_token
-    require_memory(found, EngineSettings(), GIGABYTE)
-    require_memory(found, EngineSettings(), None)
-    with pytest.raises(
-        StartupError, match=r"needs about 0\.2 GB .* 4 conversations of 4096 tokens.* 50\.0 MB are free"
-    ):
-        require_memory(found, EngineSettings(), 50_000_000)
+    wanted = EngineSettings(slots=4, context=4096)
+    require_memory(found, wanted, GIGABYTE)
+    require_memory(found, wanted, None)
+    with pytest.raises(StartupError, match=r"about 0\.2 GB .* 4 conversations of 4096 tokens.* 50\.0 MB are free"):
+        require_memory(found, wanted, 50_000_000)
 
 
-def test_no_more_context_than_the_model_was_trained_for(model: Path) -> None:
+@pytest.mark.parametrize(("context", "expected"), [(4096, 4096), (100_000, 32768)])
+def test_no_more_context_than_the_model_was_trained_for(model: Path, context: int, expected: int) -> None:
+    assert fitted(inspect(model), EngineSettings(context=context), None).context == expected
+
+
+@pytest.mark.parametrize(
+    ("available", "expected"), [(None, 4), (GIGABYTE, 4), (190_000_000, 2), (150_000_000, 1), (1, 1)]
+)
+def test_slots_that_nobody_named_are_as_many_as_fit(model: Path, available: int | None, expected: int) -> None:
     found = inspect(model)
-    assert fitted(found, EngineSettings(context=4096)).context == 4096
-    assert fitted(found, EngineSettings(context=100_000)).context == 32768
+    assert fitted(found, EngineSettings(), available).slots == expected
+    assert fitted(found, EngineSettings(slots=4), available).slots == 4
 
 
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

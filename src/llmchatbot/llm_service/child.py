@@ -78,7 +78,7 @@ class ChildSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def settings_for(model: Path) -> ChildSettings:
-    """What a supervised child is started with: four slots, and one core left for the product."""
+    """What a supervised child is started with: the slots that fit, and one core left for the product."""
     return ChildSettings(model=model, engine=EngineSettings(threads=max(1, usable_cores() - 1)))
 
 

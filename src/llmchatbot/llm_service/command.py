@@ -19,9 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, help="the .gguf file (default: LOCAL_MODEL)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=5000, help="port to listen on; 0: a free one (default: 5000)")
-    parser.add_argument("--slots", type=_number(1, 256), default=4, help="answers at the same time (default: 4)")
     parser.add_argument(
-        "--context", type=_number(128, 1 << 22), default=4096, help="tokens of one conversation (default: 4096)"
+        "--slots", type=_number(0, 256), default=0, help="answers at the same time (default: 4 or what fits)"
+    )
+    parser.add_argument(
+        "--context", type=_number(128, 1 << 22), default=8192, help="tokens of one conversation (default: 8192)"
     )
     parser.add_argument("--threads", type=_number(0, 1024), default=0, help="threads; 0: one less than the cores")
     parser.add_argument(

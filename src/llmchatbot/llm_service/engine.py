@@ -27,8 +27,8 @@ _ERRORS_ONLY = 1
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
-    slots: int = 4  # answers made at the same time
-    context: int = 4096  # tokens of one conversation
+    slots: int = 0  # answers made at the same time; 0: four, or fewer where the memory is short
+    context: int = 8192  # tokens of one conversation; the backend assumes as many of a server that does not say
     threads: int = 1
     batch: int = 64  # prompt tokens read between two looks at who has left
 
@@ -47,11 +47,17 @@ def require_installed() -> None:
         )
 
 
-def fitted(model: ModelFile, settings: EngineSettings) -> EngineSettings:
-    """No more context than the model was trained for: beyond it llama.cpp only warns and the text turns to noise."""
-    if 0 < model.trained_context < settings.context:
-        return msgspec.structs.replace(settings, context=model.trained_context)
-    return settings
+def fitted(model: ModelFile, settings: EngineSettings, available: int | None) -> EngineSettings:
+    """With the number of slots decided, and no more context than the model was trained for: beyond it llama.cpp only
+    warns, and the text turns to noise. `available`: bytes; None: not known.
+    """
+    context = min(settings.context, model.trained_context or settings.context)
+    choices = [settings.slots] if settings.slots else [4, 2, 1]
+    for slots in choices:
+        chosen = msgspec.structs.replace(settings, slots=slots, context=context)
+        if available is None or memory_needed(model, chosen) <= available:
+            break
+    return chosen
 
 
 def memory_needed(model: ModelFile, settings: EngineSettings) -> int:

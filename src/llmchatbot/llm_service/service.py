@@ -57,8 +57,9 @@ def run(settings: ServiceSettings) -> None:
             "Set LLM_SERVICE_KEY (e.g. from: openssl rand -hex 32), or give --api-key-file."
         )
     model = inspect(settings.model)
-    chosen = fitted(model, settings.engine)
-    require_memory(model, chosen, available_memory())
+    available = available_memory()
+    chosen = fitted(model, settings.engine, available)
+    require_memory(model, chosen, available)
     listener = _listener(settings)
     with listener:
         engine = Engine(model, chosen)
