@@ -9,6 +9,7 @@ import asyncpg
 
 from llmchatbot.database.address import Address
 from llmchatbot.database.pool import Connection, connect, translate
+from llmchatbot.errors import DatabaseUnavailable
 
 
 class DedicatedConnection:
@@ -54,7 +55,12 @@ class DedicatedConnection:
                 return await (await self._open()).execute(query, *args)
 
     async def _open(self) -> Connection:
-        if self._connection is None or self._connection.is_closed():
+        if self._connection is not None and self._connection.is_closed():
+            # Lost while nobody used it. The owner must hear of it: a server that crashed has forgotten the last of what
+            # it acknowledged to a session without `synchronous_commit`.
+            self._connection = None
+            raise DatabaseUnavailable
+        if self._connection is None:
             connection = await connect(
                 self._address, application_name=self._application_name, statement_timeout=self._statement_timeout
             )
