@@ -111,8 +111,11 @@ class Writer:
                 if not self._outage:
                     logger.warning("the database is away; %d events wait in memory", len(rows))
                 self._outage = True
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+            except Exception:
+                # What waits here exists nowhere else: a fault of ours must not lose it.
+                logger.exception("a round of %d events could not be stored; it is tried again", len(rows))
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
         now = self._clock.monotonic()
         self._recent.append((now, rows))
         while self._recent and now - self._recent[0][0] > _REPLAY_SECONDS:
