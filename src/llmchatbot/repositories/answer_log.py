@@ -135,3 +135,14 @@ async def read(executor: Executor, generation_id: UUID, first: int, limit: int) 
         limit,
     )
     return [(record["seq"], record["payload"]) for record in records]
+
+
+async def cut_off(executor: Executor, generation_id: UUID, epoch: int, first: int) -> None:
+    """Drop the events from `first` on: they lie behind a gap, and others will be written under their numbers."""
+    await executor.execute(
+        "DELETE FROM generation_events WHERE generation_id = $1 AND seq >= $3 "
+        "AND EXISTS (SELECT FROM generations WHERE id = $1 AND epoch = $2)",
+        generation_id,
+        epoch,
+        first,
+    )

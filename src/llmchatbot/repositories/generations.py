@@ -71,14 +71,20 @@ async def stop_requests(executor: Executor, node_id: UUID) -> list[UUID]:
     return [record["id"] for record in records]
 
 
-async def claim_orphans(executor: Executor, node_id: UUID, limit: int) -> list[Generation]:
-    """Take over what belongs to fenced or vanished nodes, or to nobody; the epoch rises, so its old owner is fenced."""
+async def claim_orphans(executor: Executor, node_id: UUID, held: list[UUID], limit: int) -> list[Generation]:
+    """Take over what belongs to fenced or vanished nodes, or to nobody; the epoch rises, so its old owner is fenced.
+
+    Also the node's own that it does not hold: their commit was not known to have happened, or their job died. A node
+    that was fenced itself gets nothing.
+    """
     records = await executor.fetch(
         f"""
         UPDATE generations g SET epoch = g.epoch + 1, owner_node = $1
         FROM (
             SELECT o.id FROM generations o LEFT JOIN nodes n ON n.id = o.owner_node
-            WHERE o.status IN {ACTIVE} AND (n.id IS NULL OR n.fenced_at IS NOT NULL)
+            WHERE o.status IN {ACTIVE}
+            AND (n.id IS NULL OR n.fenced_at IS NOT NULL OR (o.owner_node = $1 AND o.id <> ALL ($3)))
+            AND EXISTS (SELECT FROM nodes WHERE id = $1 AND fenced_at IS NULL)
             ORDER BY o.id LIMIT $2 FOR UPDATE OF o SKIP LOCKED
         ) orphan
         WHERE g.id = orphan.id
@@ -86,6 +92,7 @@ async def claim_orphans(executor: Executor, node_id: UUID, limit: int) -> list[G
         """,
         node_id,
         limit,
+        held,
     )
     return [_generation(record) for record in records]
 

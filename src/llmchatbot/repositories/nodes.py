@@ -8,8 +8,10 @@ from llmchatbot.repositories.executor import Executor
 
 
 async def register(executor: Executor, node_id: UUID, name: str, lease_seconds: float) -> None:
+    """May be repeated: the answer to a commit can get lost."""
     await executor.execute(
-        "INSERT INTO nodes (id, name, lease_until) VALUES ($1, $2, now() + make_interval(secs => $3))",
+        "INSERT INTO nodes (id, name, lease_until) VALUES ($1, $2, now() + make_interval(secs => $3)) "
+        "ON CONFLICT DO NOTHING",
         node_id,
         name,
         lease_seconds,

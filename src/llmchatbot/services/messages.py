@@ -6,6 +6,7 @@ After that commit a request is never refused: what goes wrong later is an event 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -163,28 +164,30 @@ class MessageService:
         if self._draining():
             raise Draining
         user_id = principal.user_id
-        for attempt in range(_ATTEMPTS):
-            # The turn is taken before a connection is: one person's clicks must not hold the pool of everybody.
-            async with self._turns.of(user_id), self._database.transaction() as transaction:
-                chat = await sending.lock(transaction, user_id, chat_id)
-                situation = await sending.look(
-                    transaction, user_id, chat_id, key=key.name, derived=key.derived, grace=_DERIVED_GRACE
-                )
-                if situation.known_generation_id is not None:
-                    return await self._join(transaction, user_id, situation, key)
-                planned = await plan(transaction, chat)
-                if chat.archived:
-                    raise ChatArchived
-                if situation.running_id is None:
-                    self._require_room(situation.active)
-                    new = self._new(principal, chat, planned, key)
-                    await sending.write(transaction, new)
-                    break
-            if not interrupt or attempt == _ATTEMPTS - 1:
-                raise _busy(situation.running_id)
-            # Outside of the transaction: a stop waits for the upstream to be closed.
-            await self._generations.stop(user_id, situation.running_id)
-        self._maker.start(new.generation, list(new.events))
+        with contextlib.ExitStack() as hold:
+            for attempt in range(_ATTEMPTS):
+                # The turn is taken before a connection is: one person's clicks must not hold the pool of everybody.
+                async with self._turns.of(user_id), self._database.transaction() as transaction:
+                    chat = await sending.lock(transaction, user_id, chat_id)
+                    situation = await sending.look(
+                        transaction, user_id, chat_id, key=key.name, derived=key.derived, grace=_DERIVED_GRACE
+                    )
+                    if situation.known_generation_id is not None:
+                        return await self._join(transaction, user_id, situation, key)
+                    planned = await plan(transaction, chat)
+                    if chat.archived:
+                        raise ChatArchived
+                    if situation.running_id is None:
+                        self._require_room(situation.active)
+                        new = self._new(principal, chat, planned, key)
+                        hold.enter_context(self._maker.reserved(new.generation.id))
+                        await sending.write(transaction, new)
+                        break
+                if not interrupt or attempt == _ATTEMPTS - 1:
+                    raise _busy(situation.running_id)
+                # Outside of the transaction: a stop waits for the upstream to be closed.
+                await self._generations.stop(user_id, situation.running_id)
+            self._maker.start(new.generation, list(new.events))
         await self._wakeups.publish(wakeups.USER_EVENT, str(user_id))
         return Sent(generation=new.generation, replayed=False)
 

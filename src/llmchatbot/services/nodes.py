@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 _CLAIM_LIMIT = 16
 _TICK_SECONDS = 1.0
 _READ_LIMIT = 100_000
+_HAND_OVER_SECONDS = 5.0
+# An answer that was taken up so often ends whoever takes it up; it is not paid for once more.
+_MOST_EPOCHS = 20
 
 
 class NodeService:
@@ -45,6 +48,8 @@ class NodeService:
         self._name = name
         self._registered = False
         self._renewed = 0.0
+        # Until then nobody is fenced.
+        self._lenient_until = 0.0
         self.id: UUID = new_id()
         self.draining = False
 
@@ -72,7 +77,12 @@ class NodeService:
                 await self.tick()
             except DatabaseUnavailable:
                 logger.info("node %s could not renew its lease: the database is away", self.id)
+                self._note_outage()
             await asyncio.sleep(_TICK_SECONDS)
+
+    def _note_outage(self) -> None:
+        """Leases ran out while nobody could renew them: the others get the time to."""
+        self._lenient_until = asyncio.get_running_loop().time() + self._settings.lease_renewal + _TICK_SECONDS
 
     async def tick(self) -> None:
         if not self._registered:
@@ -86,7 +96,8 @@ class NodeService:
             self._maker.stop(generation_id)
         self._wakeups.others = await nodes.others_live(self._database, self.id)
         if not self.draining:
-            await nodes.fence_expired(self._database)
+            if now >= self._lenient_until:
+                await nodes.fence_expired(self._database)
             await self._take_over()
 
     async def _begin_again(self) -> None:
@@ -97,7 +108,8 @@ class NodeService:
         await self.register()
 
     async def _take_over(self) -> None:
-        for generation in await generations.claim_orphans(self._database, self.id, _CLAIM_LIMIT):
+        held = self._maker.generation_ids
+        for generation in await generations.claim_orphans(self._database, self.id, held, _CLAIM_LIMIT):
             if self._maker.makes(generation.id):
                 # Ours under an older epoch: nodes are claimed from only after they were fenced, so this one is lost.
                 await self._maker.abandon([generation.id])
@@ -105,7 +117,7 @@ class NodeService:
 
     async def _adopt(self, generation: Generation) -> None:
         """Run it again, go on from its text, or end it as interrupted: what §6 of the protocol says."""
-        stored = [text for _, text in await answer_log.read(self._database, generation.id, 0, _READ_LIMIT)]
+        stored = await self._whole_log(generation)
         self._followers.release(generation.id)
         if stored and payloads.is_terminal(stored[-1]):
             logger.error("generation %s has a terminal event and is not terminal", generation.id)
@@ -117,7 +129,18 @@ class NodeService:
         else:
             self._maker.end(generation, stored, Status.INTERRUPTED, ModelInterrupted())
 
+    async def _whole_log(self, generation: Generation) -> list[str]:
+        """The events up to the first gap, which only a killed database server leaves; what lies behind is dropped."""
+        events = await answer_log.read(self._database, generation.id, 0, _READ_LIMIT)
+        stored = [text for number, (seq, text) in enumerate(events) if seq == number]
+        if len(stored) < len(events):
+            logger.warning("generation %s: %d events lie behind a gap", generation.id, len(events) - len(stored))
+            await answer_log.cut_off(self._database, generation.id, generation.epoch, len(stored))
+        return stored
+
     def _may_go_on(self, generation: Generation, stored: list[str]) -> bool:
+        if generation.epoch > _MOST_EPOCHS:
+            return False
         begun = payloads.text_of(stored)
         if begun == generation.prefix and not any(payloads.shows_something(text) for text in stored[1:] if not begun):
             # Nothing but what the person asked to go on from was shown.
@@ -127,9 +150,14 @@ class NodeService:
         return model is not None and model.continues_prefix
 
     async def hand_over(self) -> None:
-        """At the end of a drain: store what is pending, give up what is unfinished, fence ourselves."""
+        """At the end of a drain: give up what is unfinished, fence ourselves. Raises DatabaseUnavailable."""
         unfinished = self._maker.generation_ids
         if unfinished:
             logger.info("handing over %d answers", len(unfinished))
-            await self._maker.abandon(unfinished)
+            try:
+                async with asyncio.timeout(_HAND_OVER_SECONDS):
+                    await self._maker.abandon(unfinished)
+            except TimeoutError as error:
+                # Some wait for the database to take their end; their lease runs out.
+                raise DatabaseUnavailable from error
         await nodes.fence(self._database, self.id)

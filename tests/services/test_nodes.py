@@ -1,0 +1,185 @@
+"""Leases, takeover and what a node finds in its own name, on a real database."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from llmchatbot.config import StreamSettings
+from llmchatbot.database.dedicated import DedicatedConnection
+from llmchatbot.database.pool import Database
+from llmchatbot.errors import DatabaseUnavailable
+from llmchatbot.ids import new_id
+from llmchatbot.llm.gateway import ModelGateway
+from llmchatbot.models.generations import Generation, Status
+from llmchatbot.repositories import nodes
+from llmchatbot.services.answers import AnswerMaker
+from llmchatbot.services.nodes import NodeService
+from llmchatbot.streaming import payloads
+from llmchatbot.streaming.followers import Followers
+from llmchatbot.streaming.tails import Tail
+from llmchatbot.streaming.wakeups import SharedWakeUps
+
+
+class Maker:
+    """Takes answers up and does nothing with them."""
+
+    def __init__(self) -> None:
+        self.generation_ids: list[UUID] = []
+        self.started: list[tuple[Generation, list[str]]] = []
+        self.ended: list[tuple[Generation, list[str], Status]] = []
+
+    def makes(self, generation_id: UUID) -> bool:
+        return generation_id in self.generation_ids
+
+    def start(self, generation: Generation, stored: list[str]) -> Tail:
+        self.started.append((generation, stored))
+        self.generation_ids.append(generation.id)
+        return Tail(generation.id)
+
+    def end(self, generation: Generation, stored: list[str], status: Status, failure: object) -> Tail:
+        self.ended.append((generation, stored, status))
+        self.generation_ids.append(generation.id)
+        return Tail(generation.id)
+
+    def stop(self, generation_id: UUID) -> bool:
+        return True
+
+    async def abandon(self, generation_ids: list[UUID]) -> None:
+        self.generation_ids = [known for known in self.generation_ids if known not in generation_ids]
+
+
+class Nobody:
+    """No followers, no models."""
+
+    def release(self, generation_id: UUID) -> None:
+        """Nobody follows."""
+
+    def describe(self) -> list[Any]:
+        return []
+
+
+def make_node(db: Database) -> tuple[NodeService, Maker]:
+    node = NodeService(
+        database=db,
+        gateway=cast("ModelGateway", Nobody()),
+        wakeups=SharedWakeUps([]),
+        settings=StreamSettings(),
+        name="test",
+    )
+    maker = Maker()
+    node.use(cast("AnswerMaker", maker), cast("Followers", Nobody()))
+    return node, maker
+
+
+async def make_generation(db: Database, owner: UUID, *, epoch: int = 1, events: dict[int, str] | None = None) -> UUID:
+    user, chat, generation = new_id(), new_id(), new_id()
+    await db.execute("INSERT INTO users (id, email, username) VALUES ($1, $2, 'u')", user, f"{user}@x.org")
+    await db.execute("INSERT INTO chats (id, user_id, title) VALUES ($1, $2, 't')", chat, user)
+    await db.execute(
+        "INSERT INTO generations (id, user_id, chat_id, message_id, user_message_id, model, owner_node, epoch) "
+        "VALUES ($1, $2, $3, $4, $5, 'm', $6, $7)",
+        generation,
+        user,
+        chat,
+        new_id(),
+        new_id(),
+        owner,
+        epoch,
+    )
+    for seq, payload in (events or {0: '{"type":"start"}'}).items():
+        await db.execute("INSERT INTO generation_events VALUES ($1, $2, $3)", generation, seq, payload)
+    return generation
+
+
+async def test_send_whose_commit_was_not_known_to_have_happened_is_made_all_the_same(db: Database) -> None:
+    """reliability §0.5: a database error does not mean "not stored". Nobody would ever have begun that answer."""
+    node, maker = make_node(db)
+    await node.tick()
+    generation = await make_generation(db, node.id)
+    await node.tick()
+    assert [(started.id, started.epoch) for started, _ in maker.started] == [(generation, 2)]
+    await node.tick()
+    assert len(maker.started) == 1
+
+
+async def test_answer_in_hand_is_not_claimed_by_its_own_node(db: Database) -> None:
+    node, maker = make_node(db)
+    await node.tick()
+    maker.generation_ids.append(await make_generation(db, node.id))
+    await node.tick()
+    assert not maker.started
+
+
+async def test_fenced_node_claims_nothing(db: Database) -> None:
+    node, maker = make_node(db)
+    await node.tick()
+    await make_generation(db, node.id)
+    await nodes.fence(db, node.id)
+    await node.tick()
+    assert not maker.started
+
+
+async def test_answer_that_ends_whoever_takes_it_up_is_not_paid_for_for_ever(db: Database) -> None:
+    node, maker = make_node(db)
+    await node.tick()
+    await make_generation(db, new_id(), epoch=40)
+    await node.tick()
+    assert [status for _, _, status in maker.ended] == [Status.INTERRUPTED]
+
+
+async def test_events_behind_a_gap_are_dropped_before_others_get_their_numbers(db: Database) -> None:
+    """A killed database server forgets rounds that it had acknowledged, and may keep later ones of other sessions."""
+    node, maker = make_node(db)
+    await node.tick()
+    kept = ['{"type":"start"}', payloads.token("a")]
+    generation = await make_generation(
+        db, new_id(), events={0: kept[0], 1: kept[1], 3: payloads.token("c"), 4: payloads.token("d")}
+    )
+    await node.tick()
+    assert [(ended.id, stored) for ended, stored, _ in maker.ended] == [(generation, kept)]
+    left = await db.fetchval("SELECT array_agg(seq ORDER BY seq) FROM generation_events")
+    assert left == [0, 1]
+
+
+async def test_registering_twice_is_harmless(db: Database) -> None:
+    """The answer to the first commit may have been lost; a unique violation would have kept the node out for ever."""
+    node, _ = make_node(db)
+    await node.register()
+    await node.register()
+    assert await db.fetchval("SELECT count(*) FROM nodes") == 1
+
+
+async def test_nobody_is_fenced_right_after_an_outage(db: Database) -> None:
+    """All leases run out while the database is away; whoever is back first must not take the others' answers."""
+    node, _ = make_node(db)
+    await node.tick()
+    other = new_id()
+    await nodes.register(db, other, "other", -1.0)
+    node._note_outage()
+    await node.tick()
+    assert not await db.fetchval("SELECT fenced_at IS NOT NULL FROM nodes WHERE id = $1", other)
+    node._lenient_until = 0.0
+    await node.tick()
+    assert await db.fetchval("SELECT fenced_at IS NOT NULL FROM nodes WHERE id = $1", other)
+
+
+async def test_connection_lost_while_idle_is_told_to_its_owner(db: Database) -> None:
+    """The writer stores its last rounds again after a crash of the server, also of one between two rounds."""
+    dedicated = DedicatedConnection(db.address, application_name="lost while idle", statement_timeout=5)
+    try:
+        pid = await dedicated.fetchval("SELECT pg_backend_pid()")
+        await db.execute("SELECT pg_terminate_backend($1, 2000)", pid)
+        with pytest.raises(DatabaseUnavailable):
+            await _until_noticed(dedicated)
+        assert await dedicated.fetchval("SELECT 1") == 1
+    finally:
+        await dedicated.close()
+
+
+async def _until_noticed(dedicated: DedicatedConnection) -> None:
+    assert isinstance(dedicated._connection, asyncpg.Connection)
+    await dedicated.fetchval("SELECT 1")
