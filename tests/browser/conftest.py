@@ -76,12 +76,13 @@ async def sql(web_database: Address) -> AsyncIterator[asyncpg.Connection[Any]]:
 
 
 @pytest.fixture
-def start_server(tmp_path: Path) -> Iterator[Callable[..., Awaitable[Node]]]:
-    """`await start_server(**environment)`: a server of one's own, with its embedded database."""
+def start_server(postgres: Creates, tmp_path: Path) -> Iterator[Callable[..., Awaitable[Node]]]:
+    """`await start_server(**environment)`: a server of one's own, alone on its database."""
     nodes: list[Node] = []
 
     async def start(**environment: str) -> Node:
-        node = Node(tmp_path, {"DEFAULT_MODEL": "scripted", **environment})
+        database = database_environment(await postgres.create())
+        node = Node(tmp_path, {**database, "DEFAULT_MODEL": "scripted", **environment})
         nodes.append(node)
         return await node.start()
 

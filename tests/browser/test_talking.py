@@ -268,7 +268,7 @@ async def test_hidden_tab_gives_its_connection_back_and_misses_nothing(ada: Some
     """A browser opens six connections to one origin: tabs that nobody looks at must not hold them."""
     page = await ada.arrive()
     await page.clock.install()
-    await ask(page, SLOW)
+    await ask(page, "[[rate=12 tokens=120]]")
     await until_words(page, 5)
     set_hidden = "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});"
     set_hidden += " document.dispatchEvent(new Event('visibilitychange')); }"
