@@ -43,7 +43,7 @@ def require_installed() -> None:
     if not installed():
         raise StartupError(
             "Local models need the extra 'local': pip install 'llmchatbot[local]'\n"
-            "(in a checkout: uv sync --extra local). Or set LLM_SERVICE_URL to a model server elsewhere."
+            "(in a checkout: make local). Or set LLM_SERVICE_URL to a model server elsewhere."
         )
 
 
