@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("llmchatbot.access")
 
 RAW_SEND = "raw_send"
+# A stream that a handler has made. It runs after the framework has returned: the framework's frames and the request
+# would otherwise be kept for as long as the stream is open, 20 KB each.
+STREAM_APPLICATION = "stream_application"
 REQUEST_ID = "request_id"
 # Of a proxy in front of us: shown again, so that its log and ours can be laid side by side. No room for a line of log.
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -68,18 +71,12 @@ class Outermost:
             await self._app(scope, receive, send)
             return
         begin = time.perf_counter()
-        origin, request_id, hosts = _look_at(scope["headers"])
-        if request_id is None:
-            request_id = f"{self._prefix}-{next(self._numbers):x}".encode()
+        origin, hosts, more = self._prepare(scope)
         deadline = Deadline(
             scope["method"], receive, body_timeout=self._body_timeout, route_timeout=self._route_timeout
         )
         scope[DEADLINE] = deadline
         scope[RAW_SEND] = send
-        scope[REQUEST_ID] = request_id.decode()
-        more: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id)]
-        if self._cors is not None:
-            more += self._cors.headers_for(origin)
         status = 0
 
         async def announce(message: Message) -> None:
@@ -97,12 +94,28 @@ class Outermost:
             else:
                 async with deadline.clock:
                     await self._app(scope, deadline.receive, announce)
+                stream: ASGIApp | None = scope.pop(STREAM_APPLICATION, None)
+                if stream is not None:
+                    await stream(scope, receive, announce)
         except Exception as error:
             refusal = self._refusal_for(error, deadline, scope)
-            if not status:
-                await plain_answer(announce, refusal)
+            if status:
+                # The server then breaks the connection, so that half an answer is not taken for a whole one.
+                raise
+            await plain_answer(announce, refusal)
         finally:
             self._note(scope, status, time.perf_counter() - begin)
+
+    def _prepare(self, scope: Any) -> tuple[bytes, int, list[tuple[bytes, bytes]]]:
+        """The origin, the number of Host lines, and headers for the answer."""
+        origin, request_id, hosts = _look_at(scope["headers"])
+        if request_id is None:
+            request_id = f"{self._prefix}-{next(self._numbers):x}".encode()
+        scope[REQUEST_ID] = request_id.decode()
+        more: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id)]
+        if self._cors is not None:
+            more += self._cors.headers_for(origin)
+        return origin, hosts, more
 
     def _refusal_for(self, error: Exception, deadline: Deadline, scope: Any) -> AppError:
         """What the framework could not answer: a request out of time, or a fault that the server would swallow."""

@@ -12,7 +12,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from llmchatbot.clock import Clock
 from llmchatbot.errors import InvalidInput, NotAcceptable
-from llmchatbot.handlers.outermost import RAW_SEND
+from llmchatbot.handlers.outermost import RAW_SEND, STREAM_APPLICATION
 from llmchatbot.streaming.frames import Format
 from llmchatbot.streaming.streams import OpenStreams, Source, Stream
 
@@ -25,14 +25,17 @@ _HEADERS = (
 
 
 class StreamResponse(Response[bytes]):
-    """Litestar asks a response for its ASGI application; this one is the stream itself."""
+    """Litestar asks a response for its ASGI application; this one leaves the stream to the outermost layer."""
 
     def __init__(self, application: ASGIApp) -> None:
         super().__init__(content=b"")
         self._application = application
 
     def to_asgi_response(self, *args: Any, **kwargs: Any) -> Any:
-        return self._application
+        return self._leave
+
+    async def _leave(self, scope: Any, receive: Receive, send: Send) -> None:
+        scope[STREAM_APPLICATION] = self._application
 
 
 class DisconnectWatch:
