@@ -178,3 +178,28 @@ async def test_wheel_moves_the_text_by_what_it_says_while_earlier_messages_arriv
         await page.wait_for_timeout(80)
         moved = await mark.evaluate("element => element.getBoundingClientRect().top") - before
         assert abs(moved - 300) < 3
+
+
+async def test_tall_screen_fills_its_list_without_scrolling(new_person: NewPerson) -> None:
+    person = await new_person(viewport={"width": 1280, "height": 2200})
+    page = await person.arrive()
+    api = await person.api()
+    for number in range(70):
+        await api.post("/chats", {"title": f"Chat number {number}"})
+    await api.close()
+    await page.reload()
+    await page.wait_for_function("() => document.querySelectorAll('.chat-row').length > 45")
+
+
+async def test_list_can_be_put_aside_and_the_model_belongs_to_the_chat(ada: Somebody) -> None:
+    page = await ada.arrive()
+    await ask(page, "Tides [[rate=0 tokens=3]]")
+    await answered(page)
+    await page.get_by_role("button", name="Hide the list of chats").click()
+    await expect(page.locator(".sidebar")).to_be_hidden()
+    await page.get_by_role("button", name="Show the list of chats").click()
+    await expect(page.locator(".sidebar")).to_be_visible()
+    async with page.expect_response(lambda response: response.request.method == "PUT"):
+        await page.get_by_label("Model").select_option("guide")
+    await page.reload()
+    await expect(page.get_by_label("Model")).to_have_value("guide")

@@ -268,7 +268,7 @@ async def test_hidden_tab_gives_its_connection_back_and_misses_nothing(ada: Some
     """A browser opens six connections to one origin: tabs that nobody looks at must not hold them."""
     page = await ada.arrive()
     await page.clock.install()
-    await ask(page, "[[rate=12 tokens=120]]")
+    await ask(page, "[[rate=20 tokens=120]]")
     await until_words(page, 5)
     set_hidden = "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});"
     set_hidden += " document.dispatchEvent(new Event('visibilitychange')); }"
@@ -281,3 +281,23 @@ async def test_hidden_tab_gives_its_connection_back_and_misses_nothing(ada: Some
     await page.clock.resume()
     await answered(page)
     await require_page_shows_what_is_stored(ada, page)
+
+
+async def test_small_move_upwards_lets_read_while_the_answer_grows(ada: Somebody) -> None:
+    page = await ada.arrive()
+    await ask(page, "[[rate=60 tokens=4000]]")
+    await page.wait_for_function("() => document.querySelector('.thread').scrollTop > 200")
+    await page.mouse.move(700, 300)
+    await page.mouse.wheel(0, -40)
+    await page.wait_for_timeout(150)
+    place = await page.locator(".thread").evaluate("element => element.scrollTop")
+    height = await page.locator(".thread").evaluate("element => element.scrollHeight")
+    await page.wait_for_function("n => document.querySelector('.thread').scrollHeight > n + 100", arg=height)
+    assert await page.locator(".thread").evaluate("element => element.scrollTop") == place
+    await page.get_by_role("button", name="Go to the latest message").click()
+    await page.wait_for_function(
+        "() => { const {scrollHeight, scrollTop, clientHeight} = document.querySelector('.thread');"
+        " return scrollHeight - scrollTop - clientHeight < 60; }"
+    )
+    await page.keyboard.press("Escape")
+    await answered(page)

@@ -32,6 +32,7 @@ class App {
     /** Chats to be read again. @type {Set<string>} */
     this.waiting = new Set();
     this.refreshTimer = 0;
+    this.narrow = matchMedia("(max-width: 859px)");
     this.build();
     this.connect();
   }
@@ -40,14 +41,14 @@ class App {
     this.title = h("h1.chat-heading", { dir: "auto" });
     this.actions = iconButton("more", t("chatActions"), { "aria-haspopup": "menu", "aria-expanded": "false" });
     this.actions.addEventListener("click", () => this.opened && this.sidebar.openMenu(this.actions, this.opened));
-    this.toggle = iconButton("menu", t("openSidebar"), { "aria-controls": "sidebar", onclick: () => this.showSidebar(true) });
+    this.toggle = iconButton("menu", t("openSidebar"), { "aria-controls": "sidebar", onclick: () => this.showSidebar() });
     this.network = h("p.network", { role: "status", hidden: navigator.onLine }, t("offline"));
     this.welcome = h("div.welcome", { hidden: true });
     this.problem = h("div.problem", { role: "alert", hidden: true });
     this.archivedBar = h("div.archived-bar", { hidden: true });
     const header = h("header.topbar", {}, this.toggle, this.title, this.actions);
     this.main = h("main.main", { id: "main" }, header, this.network, this.problem, this.welcome, this.thread.element, this.archivedBar, this.composer.element);
-    this.veil = h("div.veil", { onclick: () => this.showSidebar(false) });
+    this.veil = h("div.veil", { onclick: () => this.closeDrawer() });
     this.element = h("div.shell", {}, h("a.skip", { href: "#message", onclick: (/** @type {Event} */ event) => this.skip(event) }, t("skip")), this.sidebar.element, this.veil, this.main);
   }
 
@@ -63,7 +64,10 @@ class App {
     this.thread.on("answering", (answering) => this.composer.setAnswering(answering));
     this.thread.on("trouble", (text) => toast(text));
     this.thread.on("refused", (error, text) => this.refused(error, text));
-    this.sidebar.on("close", () => this.showSidebar(false));
+    this.composer.on("model", (model) => void this.chooseModel(model));
+    this.sidebar.on("close", () => this.closeDrawer());
+    this.sidebar.on("collapse", () => this.collapse());
+    this.narrow.addEventListener("change", () => this.closeDrawer());
     this.sidebar.on("account", () => void this.account());
     this.store.on("chat", (chat) => chat.id === this.opened && this.paintChat());
     this.store.on("gone", (id) => id === this.opened && (location.hash = "#/"));
@@ -170,13 +174,27 @@ class App {
     );
   }
 
-  /** @param {boolean} shown @param {HTMLElement} focus */
-  showSidebar(shown, focus = this.sidebar.closer) {
-    const narrow = matchMedia("(max-width: 859px)").matches;
-    this.element.classList.toggle("side-open", shown);
-    if (!narrow) this.element.classList.toggle("side-closed", !shown && document.activeElement?.closest(".side-head") !== null);
-    else this.main.inert = shown;
-    if (shown) focus.focus({ preventScroll: true });
+  /** A drawer over the talk where there is little room, else a column beside it. @param {HTMLElement} focus */
+  showSidebar(focus = this.sidebar.closer) {
+    this.element.classList.remove("side-closed");
+    if (this.narrow.matches) {
+      this.element.classList.add("side-open");
+      this.main.inert = true;
+    }
+    focus.focus({ preventScroll: true });
+  }
+
+  closeDrawer() {
+    const open = this.element.classList.contains("side-open");
+    this.element.classList.remove("side-open");
+    this.main.inert = false;
+    if (open && this.sidebar.element.contains(document.activeElement)) this.toggle.focus();
+  }
+
+  collapse() {
+    if (this.narrow.matches) return this.closeDrawer();
+    this.element.classList.add("side-closed");
+    this.toggle.focus();
   }
 
   // ── talking ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -207,6 +225,17 @@ class App {
     this.thread.chatId = chat.id;
     this.composer.chatId = chat.id;
     this.paintChat();
+  }
+
+  /** The choice belongs to the chat, so that other devices make the same one. @param {string} model */
+  async chooseModel(model) {
+    const { opened } = this;
+    if (!opened) return;
+    try {
+      this.store.put(await (await call("PUT", `/chats/${opened}`, { body: { model_used: model } })).json());
+    } catch (error) {
+      toast(explain(error));
+    }
   }
 
   /** The words go back to where they were written. @param {unknown} error @param {string} text */
@@ -299,12 +328,12 @@ class App {
   }
 
   escape() {
-    if (this.element.classList.contains("side-open")) this.showSidebar(false);
+    if (this.element.classList.contains("side-open")) this.closeDrawer();
     else if (this.thread.answer) void this.stop();
   }
 
   showSearch() {
-    this.showSidebar(true, this.sidebar.field);
+    this.showSidebar(this.sidebar.field);
     this.sidebar.field.select();
   }
 }

@@ -27,7 +27,11 @@ export class Composer extends Publisher {
       oninput: () => this.changed(),
       onkeydown: (/** @type {KeyboardEvent} */ event) => this.key(event),
     });
-    this.models = h("select.model-select", { "aria-label": t("model"), title: t("model") });
+    this.models = h("select.model-select", {
+      "aria-label": t("model"),
+      title: t("model"),
+      onchange: () => this.emit("model", this.model),
+    });
     this.button = h("button.send-button", { type: "submit" });
     this.note = h("p.composer-note", { id: "composer-note" });
     this.alert = h("p.composer-alert", { role: "alert", hidden: true });

@@ -231,6 +231,8 @@ function codeBlock(token) {
 
 /** Copy, and say so on the button for a moment. @param {HTMLElement} button @param {string} text */
 export async function copied(button, text) {
+  if (button.dataset.told) return;
+  button.dataset.told = "yes";
   const before = [...button.childNodes];
   const words = button.classList.contains("icon-button") ? [] : [h("span", {}, t("copied"))];
   try {
@@ -239,7 +241,10 @@ export async function copied(button, text) {
   } catch {
     replace(button, icon("close"), words.length ? h("span", {}, t("copyFailed")) : []);
   }
-  setTimeout(() => button.replaceChildren(...before), 1_600);
+  setTimeout(() => {
+    delete button.dataset.told;
+    button.replaceChildren(...before);
+  }, 1_600);
 }
 
 /**

@@ -47,7 +47,7 @@ export class Sidebar extends Publisher {
       onkeydown: (/** @type {KeyboardEvent} */ event) => this.searchKey(event),
     });
     this.clearButton = iconButton("close", t("clearSearch"), { hidden: true, onclick: () => this.clearSearch() });
-    this.closer = iconButton("left", t("closeSidebar"), { onclick: () => this.emit("close") });
+    this.closer = iconButton("left", t("closeSidebar"), { onclick: () => this.emit("collapse") });
     this.fresh = h("a.button.new-chat", { href: "#/", onclick: () => this.emit("close") }, icon("plus"), t("newChat"));
     this.status = h("p.visually-hidden", { role: "status" });
     this.list = h("div.chat-list");
@@ -71,10 +71,11 @@ export class Sidebar extends Publisher {
       this.scroller,
       h("div.side-foot", {}, this.archiveButton, this.person),
     );
-    new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && void this.loadMore(), {
+    const near = (/** @type {IntersectionObserverEntry[]} */ entries) => entries.some((entry) => entry.isIntersecting);
+    this.edge = new IntersectionObserver((entries) => near(entries) && void this.loadMore(), {
       root: this.scroller,
       rootMargin: "600px 0px",
-    }).observe(this.more);
+    });
   }
 
   /** First filling. Raises ApiError or NetworkError. */
@@ -135,6 +136,9 @@ export class Sidebar extends Publisher {
     if (!chats.length && this.shown.loaded) wanted.push(h("p.list-empty", {}, t(this.archive ? "noArchived" : "noChats")));
     arrange(this.list, wanted);
     this.more.hidden = this.shown.complete;
+    // An observer speaks only of changes: on a tall screen the end is still near after a page has come.
+    this.edge?.unobserve(this.more);
+    this.edge?.observe(this.more);
   }
 
   /** @param {string} name */

@@ -42,6 +42,7 @@ export class Thread extends Publisher {
     this.next = null;
     this.loading = false;
     this.pinned = true;
+    this.lastTop = 0;
     this.sending = 0;
     /** Rises with every chat that is opened: what was asked for on an earlier visit is dropped. */
     this.visit = 0;
@@ -120,8 +121,9 @@ export class Thread extends Publisher {
 
   watchScrolling() {
     this.scroller.addEventListener("scroll", () => this.scrolled(), { passive: true });
-    new ResizeObserver(() => this.pinned && this.stick()).observe(this.inner);
-    new ResizeObserver(() => this.pinned && this.stick()).observe(this.scroller);
+    const sizes = new ResizeObserver(() => (this.pinned ? this.stick() : this.offerEnd()));
+    sizes.observe(this.inner);
+    sizes.observe(this.scroller);
     const edges = new IntersectionObserver((entries) => {
       for (const entry of entries) if (entry.isIntersecting) this.edge(entry.target);
     }, { root: this.scroller, rootMargin: "1500px 0px" });
@@ -133,8 +135,17 @@ export class Thread extends Publisher {
   scrolled() {
     const { scrollHeight, scrollTop, clientHeight } = this.scroller;
     const left = scrollHeight - scrollTop - clientHeight;
-    this.pinned = left < NEAR && this.end === this.messages.length;
-    this.jump.hidden = this.pinned || left < clientHeight / 3;
+    // The smallest move upwards means "let me read", though the end is still near.
+    const upwards = scrollTop < this.lastTop - 1 && left > 2;
+    this.lastTop = scrollTop;
+    this.pinned = !upwards && left < NEAR && this.end === this.messages.length;
+    this.offerEnd();
+  }
+
+  /** The way back, once the end is out of sight. */
+  offerEnd() {
+    const { scrollHeight, scrollTop, clientHeight } = this.scroller;
+    this.jump.hidden = this.pinned || scrollHeight - scrollTop - clientHeight < clientHeight / 3;
   }
 
   stick() {
@@ -302,7 +313,10 @@ export class Thread extends Publisher {
         this.views.get(message.id)?.update(message);
         reader.push(message.content);
       },
-      connection: (state) => this.views.get(message.id)?.setConnection(state),
+      connection: (state) => {
+        this.views.get(message.id)?.setConnection(state);
+        if (state === "reconnecting") announce(t("reconnecting"));
+      },
       titled: (title) => this.titled(title),
       ended: (how) => this.ended(answer, reader, how),
     });
