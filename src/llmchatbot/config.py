@@ -134,6 +134,13 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "auto"
     service_key: Annotated[str, Env("LLM_SERVICE_KEY", "Key for LLM_SERVICE_URL.", secret=True)] = ""
     service_model: Annotated[str, Env("LLM_SERVICE_MODEL", "Model name sent to LLM_SERVICE_URL.")] = ""
+    service_prefix: Annotated[
+        bool,
+        Env(
+            "LLM_SERVICE_PREFIX",
+            "Whether it goes on from the beginning of an answer: then a killed process is made up for.",
+        ),
+    ] = False
     models_file: Annotated[str, Env("MODELS_FILE", "TOML file of models; see docs/models.md.")] = ""
     default_model: Annotated[str, Env("DEFAULT_MODEL", "Model of a chat that names none.")] = ""
     openai_key: Annotated[str, Env("OPENAI_API_KEY", "Makes OpenAI's models appear.", secret=True)] = ""

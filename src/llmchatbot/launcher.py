@@ -96,7 +96,8 @@ def _start_embedded(settings: Settings, stack: contextlib.ExitStack, say: Say) -
 def _with_local_model(settings: Settings, stack: contextlib.ExitStack, say: Say) -> Settings:
     """A model file that is there, and the extra that runs it, make the local service start as a supervised child.
 
-    Whatever was configured comes first; a child that cannot start is said, and the built-in guide answers.
+    Whatever was configured comes first. A file that was only found and cannot be loaded is said, and the built-in
+    guide answers; one that LOCAL_MODEL names must load. Raises StartupError.
     """
     model = settings.model
     if model.service_url or model.openai_key or model.anthropic_key or model.gemini_key or model.openrouter_key:
@@ -110,10 +111,21 @@ def _with_local_model(settings: Settings, stack: contextlib.ExitStack, say: Say)
 
     say(f"Loading the local model {path.name} …")
     child = LocalModelThread(settings_for(path))
-    url, key = child.start_blocking()
+    try:
+        url, key = child.start_blocking()
+    except StartupError as error:
+        if model.local_model:
+            raise
+        say(f"The local model is left out, the built-in guide answers: {error}")
+        return settings
     stack.callback(child.stop_blocking)
     local = msgspec.structs.replace(
-        model, service_url=url, service_key=key, service_protocol="openai", service_model=path.stem
+        model,
+        service_url=url,
+        service_key=key,
+        service_protocol="openai",
+        service_model=path.stem,
+        service_prefix=True,
     )
     return msgspec.structs.replace(settings, model=local)
 
@@ -169,6 +181,7 @@ def _start_worker(settings: Settings, address: Address, bound: socket.socket) ->
         "LLM_SERVICE_KEY": settings.model.service_key,
         "LLM_SERVICE_PROTOCOL": settings.model.service_protocol,
         "LLM_SERVICE_MODEL": settings.model.service_model,
+        "LLM_SERVICE_PREFIX": str(settings.model.service_prefix).lower(),
         _ADDRESS_VARIABLE: msgspec.json.encode(address).decode(),
         _SOCKET_VARIABLE: str(bound.fileno()),
     }

@@ -149,7 +149,11 @@ def _add_service(settings: ModelSettings, entries: dict[str, tuple[ModelEntry, s
     if name in entries:
         return name
     entry = msgspec.structs.replace(
-        SERVICE_MODEL, protocol=settings.service_protocol, url=url, upstream_name=settings.service_model
+        SERVICE_MODEL,
+        protocol=settings.service_protocol,
+        url=url,
+        upstream_name=settings.service_model,
+        capabilities=frozenset({"prefix"}) if settings.service_prefix else frozenset(),
     )
     if settings.service_key:
         entry = msgspec.structs.replace(entry, key_env="LLM_SERVICE_KEY")
