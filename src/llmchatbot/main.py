@@ -27,6 +27,7 @@ from llmchatbot.handlers.authentication import Door, principal_of
 from llmchatbot.handlers.binding import FromScope, Parts
 from llmchatbot.handlers.clients import caller_of, parse_networks
 from llmchatbot.handlers.cors import parse_origins
+from llmchatbot.handlers.inputs import JsonRequest
 from llmchatbot.handlers.outermost import Outermost
 from llmchatbot.handlers.problems import handle_app_error, handle_http_exception, handle_unexpected
 from llmchatbot.handlers.stream_responses import StreamOpener
@@ -62,6 +63,7 @@ def create_app(backend: Backend) -> Litestar:
         ],
         before_request=Door(backend.accounts.auth, backend.request_limits),
         exception_handlers=handlers,
+        request_class=JsonRequest,
         request_max_body_size=_LARGEST_BODY,
         openapi_config=OpenAPIConfig(title="llmchatbot", version=__version__, path="/docs"),
         logging_config=None,

@@ -19,6 +19,7 @@ from llmchatbot.handlers import auth, users
 from llmchatbot.handlers.authentication import Door, principal_of
 from llmchatbot.handlers.binding import Parts
 from llmchatbot.handlers.clients import caller_of
+from llmchatbot.handlers.inputs import JsonRequest
 from llmchatbot.handlers.problems import handle_app_error, handle_http_exception, handle_unexpected
 from llmchatbot.security import PasswordHasher
 from llmchatbot.services.accounts import Accounts
@@ -68,6 +69,7 @@ def application(accounts: Accounts) -> Litestar:
     )
     return Litestar(
         route_handlers=[Router("/api/v1", route_handlers=parts.bind_all([*auth.ROUTES, *users.ROUTES]))],
+        request_class=JsonRequest,
         before_request=Door(accounts.auth),
         exception_handlers=handlers,
         logging_config=None,

@@ -6,7 +6,8 @@ import re
 from typing import Any, Protocol
 from urllib.parse import parse_qs
 
-from litestar import Request
+from litestar import Request, Response
+from litestar.routes import HTTPRoute
 from litestar.types import Scope
 
 from llmchatbot.errors import TokenInUrl, Unauthenticated
@@ -43,8 +44,8 @@ class Door:
         self._authenticator = authenticator
         self._limits = limits
 
-    async def __call__(self, request: Request[Any, Any, Any]) -> None:
-        """Raises TokenInUrl, Unauthenticated, InvalidToken, RateLimited."""
+    async def __call__(self, request: Request[Any, Any, Any]) -> Response[None] | None:
+        """None lets the handler answer. Raises TokenInUrl, Unauthenticated, InvalidToken, RateLimited."""
         scope = request.scope
         query = scope["query_string"]
         if query:
@@ -53,7 +54,9 @@ class Door:
         if "stream" in options:
             lift_deadline(scope)
         if "public" in options:
-            return
+            return None
+        if scope["method"] == "OPTIONS":
+            return _methods_of(request)
         token = bearer_token(scope)
         if token is not None:
             principal = scope["user"] = await self._authenticator.authenticate(token)
@@ -61,6 +64,15 @@ class Door:
                 self._limits.check_request(principal)
         elif not ("ticket" in options and b"ticket=" in query):
             raise Unauthenticated
+        return None
+
+
+def _methods_of(request: Request[Any, Any, Any]) -> Response[None]:
+    """The framework's own answer to OPTIONS forgets methods of a path whose handlers were registered one by one."""
+    template = request.scope["path_template"]
+    routes = [route for route in request.app.routes if isinstance(route, HTTPRoute) and route.path_format == template]
+    methods = sorted({str(method) for route in routes for method in route.methods})
+    return Response(None, status_code=204, headers={"Allow": ", ".join(methods)})
 
 
 def principal_of(scope: Any) -> Principal:

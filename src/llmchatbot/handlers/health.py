@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from litestar import Response, get
+from litestar import Response, get, head
 
 from llmchatbot import __version__
 from llmchatbot.handlers.authentication import PUBLIC
@@ -22,6 +22,11 @@ async def health() -> HealthBody:
     return HealthBody(status="healthy", service="llmchatbot-backend", version=__version__)
 
 
+@head("/health", opt=PUBLIC, include_in_schema=False)
+async def health_head() -> None:
+    """For monitors that ask like this."""
+
+
 @get(
     "/health/ready",
     opt=PUBLIC,
@@ -34,4 +39,4 @@ async def ready(health_service: HealthService) -> Response[Readiness]:
     return Response(readiness, status_code=200 if readiness.ready else 503, headers={"Cache-Control": "no-store"})
 
 
-ROUTES = (health, ready)
+ROUTES = (health, health_head, ready)

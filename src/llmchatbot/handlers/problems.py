@@ -11,7 +11,6 @@ import msgspec
 from litestar import MediaType, Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import Send
-from litestar.utils.scope.state import ScopeState
 
 from llmchatbot.errors import (
     AppError,
@@ -20,11 +19,9 @@ from llmchatbot.errors import (
     InternalError,
     InvalidInput,
     InvalidToken,
-    MalformedBody,
     MethodNotAllowed,
     NotFound,
     Unauthenticated,
-    UnprocessableInput,
     UnsupportedMediaType,
 )
 
@@ -35,10 +32,6 @@ _BY_STATUS: dict[int, type[AppError]] = {
     error.status: error
     for error in (InvalidInput, Unauthenticated, NotFound, MethodNotAllowed, BodyTooLarge, UnsupportedMediaType)
 }
-# A high half without a low one behind it, or a low one without a high one before it.
-_LONE_SURROGATE = re.compile(
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-)
 _MISSING_PARAMETER = re.compile(r"Missing required \w+ parameter '(?P<name>[^']+)'")
 _PATH_OF_MSGSPEC = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 
@@ -107,20 +100,15 @@ def handle_app_error(request: Request[Any, Any, Any], error: AppError) -> Respon
 
 def handle_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Litestar's own refusals: no route, wrong method, a body that does not fit."""
-    return render(translate(error, _body_of(request)))
+    return render(translate(error))
 
 
-def _body_of(request: Request[Any, Any, Any]) -> bytes:
-    """As far as it was read: the decoder's own words do not say which fault a body has."""
-    body = ScopeState.from_scope(request.scope).body
-    return body if isinstance(body, bytes) else b""
-
-
-def translate(error: HTTPException, body: bytes = b"") -> AppError:
+def translate(error: HTTPException) -> AppError:
     if isinstance(error, ValidationException):
         return _invalid(error)
     if error.status_code == HTTPStatus.BAD_REQUEST:
-        return _malformed(body)
+        # Nothing but the Host header is left for the framework to find fault with: bodies are read by `inputs`.
+        return InvalidInput("The Host header is not valid.")
     known = _BY_STATUS.get(error.status_code, InternalError)
     return known(headers={key: value for key, value in (error.headers or {}).items() if key.lower() == "allow"})
 
@@ -146,15 +134,6 @@ def _field_error(entry: dict[str, Any]) -> FieldError:
     # A pattern is for programs; they find it in the OpenAPI document.
     message = re.sub(r"Expected `str` matching regex .*", "has the wrong form", _PATH_OF_MSGSPEC.sub("", message))
     return FieldError(field, message)
-
-
-def _malformed(body: bytes) -> AppError:
-    if _LONE_SURROGATE.search(body):
-        return UnprocessableInput(
-            "The body contains a lone surrogate; remove it.",
-            errors=[FieldError("body", "must not contain lone surrogates")],
-        )
-    return MalformedBody(errors=[FieldError("body", "is not valid JSON")])
 
 
 def handle_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
