@@ -21,6 +21,7 @@ class StreamScene(msgspec.Struct, frozen=True, kw_only=True):
     readers: int = 0
     subjects: tuple[str, ...] = STREAM_PEERS
     ramp: float = 2.0
+    """Seconds in which the answers begin at first; a crowd that comes at once measures the crowd."""
     settle: float = 1.0
     window: float = 5.0
     rounds: int = 3
@@ -45,7 +46,7 @@ class ListScene(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int = 2
 
 
-HEADLINE = StreamScene(name="relay-400x50", title="400 answers at 50 tokens/s", streams=400, rate=50)
+HEADLINE = StreamScene(name="relay-400x50", title="400 answers at 50 tokens/s", streams=400, rate=50, ramp=5.0)
 
 RELAY_FULL = tuple(
     StreamScene(
@@ -53,7 +54,7 @@ RELAY_FULL = tuple(
         title=f"{streams} answer{'s' if streams > 1 else ''} at {rate} tokens/s",
         streams=streams,
         rate=rate,
-        ramp=1.0 if streams == 1 else min(5.0, max(2.0, streams / 200)),
+        ramp=1.0 if streams == 1 else max(2.0, streams / 80),
         window=6.0,
         rounds=5 if (streams, rate) == (400, 50) else 2,
     )
@@ -67,7 +68,7 @@ LONG = StreamScene(
     streams=400,
     rate=50,
     tokens=2500,
-    ramp=3.0,
+    ramp=5.0,
     rounds=3,
 )
 SHORT = StreamScene(
@@ -83,7 +84,7 @@ TWO_PROCESSES = StreamScene(
     title="1,000 answers at 50 tokens/s, one and two processes",
     streams=1000,
     rate=50,
-    ramp=5.0,
+    ramp=12.5,
     window=6.0,
     subjects=("ours", "ours_two"),
     rounds=2,
@@ -103,7 +104,8 @@ STORM = StreamScene(
     title="400 readers cut at once",
     streams=400,
     rate=20,
-    tokens=240,
+    tokens=300,
+    ramp=5.0,
     mode="storm",
     subjects=OURS_ONLY,
     window=14.0,
@@ -129,6 +131,7 @@ LOGINS = StreamScene(
     title="log-in burst beside 400 answers at 20 tokens/s",
     streams=400,
     rate=20,
+    ramp=5.0,
     logins=4,
     subjects=OURS_ONLY,
     rounds=2,
@@ -136,12 +139,13 @@ LOGINS = StreamScene(
 
 LIST_PEERS = ("go_list", "fastapi_list", "ours")
 LIST_QUICK = ListScene(
-    name="list-100k-chats", title="20 of 100,000 chats", messages=0, subjects=LIST_PEERS, window=2.5, rounds=2
+    name="list-100k-chats", title="20 of 100,000 chats", messages=0, subjects=LIST_PEERS, window=1.5, rounds=2
 )
 LIST_FULL = msgspec.structs.replace(LIST_QUICK, window=4.0, rounds=5)
 HISTORY_SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
-QUICK = (msgspec.structs.replace(HEADLINE, window=4.0, rounds=2),)
+# What fits into two minutes: the lower bound and the single scenes are left to the full form.
+QUICK = (msgspec.structs.replace(HEADLINE, window=4.0, rounds=2, subjects=("go_relay", "fastapi_relay", "ours")),)
 FULL = (*RELAY_FULL, LONG, SHORT, READERS, STORM, LOGINS, TWO_PROCESSES, IDLE)
 ALL = {scene.name: scene for scene in (*FULL, HEADLINE)}
 GROWTH = ListScene(

@@ -29,6 +29,9 @@ _STYLE = """
 """
 
 
+_ROUND = (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 5, 6, 8, 10)
+
+
 class Bar(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a chart. `low` and `high` are the extremes over all rounds; `more` is stacked behind `value`."""
 
@@ -42,7 +45,7 @@ class Bar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def nice_ceiling(value: float) -> float:
-    """The smallest of 1, 2, 2.5, 5 times a power of ten that is not below `value`; 1 for nothing."""
+    """The smallest round number that is not below `value` and whose quarters are short; 1 for nothing."""
     if value <= 0:
         return 1.0
     power = 1.0
@@ -50,7 +53,7 @@ def nice_ceiling(value: float) -> float:
         power *= 10
     while power > value:
         power /= 10
-    return next(power * step for step in (1, 2, 2.5, 5, 10) if power * step >= value)
+    return next(power * step for step in _ROUND if power * step >= value)
 
 
 def bars(title: str, unit: str, rows: Sequence[Bar], *, note: str = "") -> str:

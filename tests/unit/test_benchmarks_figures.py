@@ -90,7 +90,9 @@ def test_a_tree_holds_the_children_and_their_cost() -> None:
     assert cost.rss >= cost.pss > 0
 
 
-@pytest.mark.parametrize(("value", "expected"), [(0, 1), (0.3, 0.5), (7, 10), (21, 25), (100, 100), (101, 200)])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0, 1), (0.3, 0.32), (7, 8), (21, 24), (100, 100), (101, 120), (2700, 3200)]
+)
 def test_an_axis_ends_at_a_round_number(value: float, expected: float) -> None:
     assert svg.nice_ceiling(value) == pytest.approx(expected)
 
