@@ -19,10 +19,10 @@ from llmchatbot.database.pool import Database
 from llmchatbot.errors import AppError, InvalidToken
 from llmchatbot.handlers import chats, messages_list, search
 from llmchatbot.handlers.authentication import Door
+from llmchatbot.handlers.inputs import JsonRequest
 from llmchatbot.handlers.problems import handle_app_error, handle_http_exception, handle_unexpected
 from llmchatbot.ids import new_id
 from llmchatbot.models.principals import Principal
-from llmchatbot.repositories import messages
 from llmchatbot.services.chats import ChatService
 from llmchatbot.services.search import SearchService
 from llmchatbot.streaming.wakeups import LocalWakeUps
@@ -95,18 +95,24 @@ class Person:
         """A message; the chat's leaf moves to it."""
         message_id = new_id()
         async with self._db.transaction() as transaction:
-            number = await messages.take_numbers(transaction, UUID(chat_id), 1, message_id)
-            await messages.insert(
-                transaction,
-                message_id=message_id,
-                chat_id=UUID(chat_id),
-                user_id=self.user_id,
-                parent_id=parent,
-                sequence_number=number,
-                role=role,
-                status=status,
-                content=content,
-                generation_id=generation_id,
+            number = await transaction.fetchval(
+                "UPDATE chats SET last_sequence = last_sequence + 1, message_count = message_count + 1, leaf_id = $2, "
+                "updated_at = now() WHERE id = $1 RETURNING last_sequence",
+                UUID(chat_id),
+                message_id,
+            )
+            await transaction.execute(
+                "INSERT INTO messages (id, chat_id, user_id, parent_id, sequence_number, role, status, content, "
+                "generation_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                message_id,
+                UUID(chat_id),
+                self.user_id,
+                parent,
+                number,
+                role,
+                status,
+                content,
+                generation_id,
             )
         return message_id
 
@@ -158,6 +164,7 @@ def chat_application(db: Database, principals: dict[str, Principal], wakeups: Lo
     chat_service, search_service = ChatService(database=db, wakeups=wakeups), SearchService(database=db)
     return Litestar(
         route_handlers=[Router("/api/v1", route_handlers=[*chats.ROUTES, *messages_list.ROUTES, *search.ROUTES])],
+        request_class=JsonRequest,
         before_request=Door(Doorkeeper(principals)),
         exception_handlers=handlers,
         logging_config=None,
