@@ -67,7 +67,8 @@ WITH locked AS MATERIALIZED (
 SELECT CASE WHEN EXISTS (SELECT FROM done) THEN 'done'
             WHEN EXISTS (SELECT FROM generations
                          WHERE id = $1 AND epoch = $2 AND status = $4 AND last_seq = $3) THEN 'done'
-            WHEN EXISTS (SELECT FROM generations
+            -- Not by a look at the generation alone: one that was deleted meanwhile is still seen here.
+            WHEN (SELECT found FROM gap) AND EXISTS (SELECT FROM generations
                          WHERE id = $1 AND epoch = $2 AND status IN ('queued', 'running')) THEN 'gap'
             ELSE 'lost' END
 """
