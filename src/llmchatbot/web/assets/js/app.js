@@ -165,7 +165,9 @@ class App {
     this.welcome.hidden = Boolean(this.opened);
     this.thread.element.hidden = !this.opened;
     if (this.opened) return;
-    const ideas = list("ideas").map((idea) => h("button.idea", { type: "button", onclick: () => this.composer.put(idea) }, idea));
+    // The built-in guide answers from the product's documentation and nothing else.
+    const topics = list(this.store.defaultModel === "guide" ? "guideIdeas" : "ideas");
+    const ideas = topics.map((idea) => h("button.idea", { type: "button", onclick: () => this.composer.put(idea) }, idea));
     replace(
       this.welcome,
       mark(),

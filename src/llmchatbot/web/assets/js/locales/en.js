@@ -71,6 +71,12 @@ export default {
     "Write a polite letter to the landlord",
     "Compare TCP and QUIC in a table",
   ],
+  guideIdeas: [
+    "What can you do?",
+    "How do I connect a model?",
+    "How does an answer survive a restart?",
+    "Which settings are there?",
+  ],
   composer: "Message",
   placeholder: "Ask anything",
   send: "Send",

@@ -76,6 +76,12 @@ export default {
     "Напиши вежливое письмо хозяину квартиры",
     "Сравни TCP и QUIC в таблице",
   ],
+  guideIdeas: [
+    "What can you do?",
+    "How do I connect a model?",
+    "How does an answer survive a restart?",
+    "Which settings are there?",
+  ],
   composer: "Сообщение",
   placeholder: "Спросите о чём угодно",
   send: "Отправить",
