@@ -66,6 +66,7 @@ class Backend:
         *,
         database: Database,
         rounds: DedicatedConnection,
+        leases: DedicatedConnection,
         gateway: ModelGateway,
         clock: Clock,
         hasher: PasswordHasher,
@@ -78,6 +79,7 @@ class Backend:
         self.supervisor = Supervisor("backend")
         self.answers_supervisor = Supervisor("answers")
         self._rounds = rounds
+        self._leases = leases
         self._build_wakeups(redis_client)
         self._build_streaming()
         self._build_answers()
@@ -123,7 +125,7 @@ class Backend:
     def _build_streaming(self) -> None:
         stream = self.settings.stream
         self.node = NodeService(
-            database=self.database,
+            database=self._leases,
             gateway=self.gateway,
             wakeups=self.wakeups,
             settings=stream,
@@ -262,10 +264,18 @@ async def open_backend(
         session={"synchronous_commit": "off", "plan_cache_mode": "force_generic_plan"},
     )
     stack.push_async_callback(rounds.close)
+    # A lease must not wait for a place in the pool: whoever misses it loses all answers at once.
+    leases = DedicatedConnection(
+        address,
+        application_name="llmchatbot lease",
+        statement_timeout=settings.database.statement_timeout,
+    )
+    stack.push_async_callback(leases.close)
     backend = Backend(
         settings,
         database=database,
         rounds=rounds,
+        leases=leases,
         gateway=ModelGateway.from_settings(settings.model, environment or {}),
         clock=clock or SystemClock(),
         hasher=hasher or PasswordHasher(),

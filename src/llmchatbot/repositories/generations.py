@@ -71,11 +71,13 @@ async def stop_requests(executor: Executor, node_id: UUID) -> list[UUID]:
     return [record["id"] for record in records]
 
 
-async def claim_orphans(executor: Executor, node_id: UUID, held: list[UUID], limit: int) -> list[Generation]:
+async def claim_orphans(
+    executor: Executor, node_id: UUID, held: list[UUID], *, own_after: float, limit: int
+) -> list[Generation]:
     """Take over what belongs to fenced or vanished nodes, or to nobody; the epoch rises, so its old owner is fenced.
 
-    Also the node's own that it does not hold: their commit was not known to have happened, or their job died. A node
-    that was fenced itself gets nothing.
+    Also the node's own that it does not hold: their commit was not known to have happened, or their job died. Only
+    after `own_after` seconds: a send that has just committed is about to begin its job. A fenced node gets nothing.
     """
     records = await executor.fetch(
         f"""
@@ -83,7 +85,8 @@ async def claim_orphans(executor: Executor, node_id: UUID, held: list[UUID], lim
         FROM (
             SELECT o.id FROM generations o LEFT JOIN nodes n ON n.id = o.owner_node
             WHERE o.status IN {ACTIVE}
-            AND (n.id IS NULL OR n.fenced_at IS NOT NULL OR (o.owner_node = $1 AND o.id <> ALL ($3)))
+            AND (n.id IS NULL OR n.fenced_at IS NOT NULL OR (
+                o.owner_node = $1 AND o.id <> ALL ($3) AND o.created_at < now() - make_interval(secs => $4)))
             AND EXISTS (SELECT FROM nodes WHERE id = $1 AND fenced_at IS NULL)
             ORDER BY o.id LIMIT $2 FOR UPDATE OF o SKIP LOCKED
         ) orphan
@@ -93,18 +96,9 @@ async def claim_orphans(executor: Executor, node_id: UUID, held: list[UUID], lim
         node_id,
         limit,
         held,
+        own_after,
     )
     return [_generation(record) for record in records]
-
-
-async def release(executor: Executor, node_id: UUID, generation_ids: list[UUID]) -> None:
-    """Hand over: nobody owns them now, whoever looks first takes them."""
-    await executor.execute(
-        f"UPDATE generations SET owner_node = NULL, epoch = epoch + 1 "
-        f"WHERE id = ANY($2) AND owner_node = $1 AND status IN {ACTIVE}",
-        node_id,
-        generation_ids,
-    )
 
 
 async def mark_delivered(executor: Executor, generation_id: UUID) -> None:

@@ -26,7 +26,7 @@ from llmchatbot.llm.events import (
     ToolCallDelta,
 )
 from llmchatbot.llm.events import Usage as ModelUsage
-from llmchatbot.llm.gateway import ModelGateway
+from llmchatbot.llm.gateway import GatewayRequest, ModelGateway
 from llmchatbot.models.generations import Generation, Status, Usage
 from llmchatbot.services.prompts import PromptBuilder
 from llmchatbot.streaming import payloads, wakeups
@@ -40,6 +40,7 @@ from llmchatbot.tasks import Supervisor
 logger = logging.getLogger(__name__)
 
 _LONGEST_PAUSE = 1.0
+_BEGIN_SECONDS = 60.0
 # Rows of one statement when a whole log is stored again.
 _REPLAY_ROWS = 5000
 
@@ -112,7 +113,13 @@ class AnswerMaker:
         return generation_id in self._jobs
 
     def start(self, generation: Generation, stored: list[str]) -> Tail:
-        """Begin or go on. `stored` are the events that the log holds already, from 0 on."""
+        """Begin or go on. `stored` are the events that the log holds already, from 0 on.
+
+        A send that was so slow to begin that its answer was claimed meanwhile, under a later epoch, begins nothing.
+        """
+        known = self._jobs.get(generation.id)
+        if known is not None and known.generation.epoch >= generation.epoch:
+            return known.draft.tail
         tail = self._tail(generation.id, stored)
         draft = Draft(tail, epoch=generation.epoch, next_seq=len(stored), text=payloads.text_of(stored))
         job = self._jobs[generation.id] = Job(generation, draft)
@@ -223,7 +230,7 @@ class AnswerMaker:
 
     async def _consume(self, job: Job) -> None:
         """Relay the model's events into the draft. Raises ModelError, and ModelInterrupted without an explicit end."""
-        request, notices = await self._prompts.build(job.generation, prefix=job.draft.text)
+        request, notices = await self._prompt(job)
         if request is None:
             job.abandoned = True
             return
@@ -241,6 +248,22 @@ class AnswerMaker:
             raise AnswerTooLong(f"The answer took longer than {self._limits.answer_time:.0f} seconds.") from error
         if job.finish_reason is None:
             raise ModelInterrupted
+
+    async def _prompt(self, job: Job) -> tuple[GatewayRequest | None, list[Notice]]:
+        """Waits for the database: the question is stored, so its answer begins as soon as it can be read.
+
+        Raises DatabaseUnavailable after a minute.
+        """
+        deadline = asyncio.get_running_loop().time() + _BEGIN_SECONDS
+        pause = 0.05
+        while True:
+            try:
+                return await self._prompts.build(job.generation, prefix=job.draft.text)
+            except DatabaseUnavailable:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _take(self, job: Job, batch: list[Event]) -> None:
         draft = job.draft

@@ -10,12 +10,12 @@ import logging
 from uuid import UUID
 
 from llmchatbot.config import StreamSettings
-from llmchatbot.database.pool import Database
 from llmchatbot.errors import DatabaseUnavailable, ModelInterrupted
 from llmchatbot.ids import new_id
 from llmchatbot.llm.gateway import ModelGateway
 from llmchatbot.models.generations import Generation, Status
 from llmchatbot.repositories import answer_log, generations, nodes
+from llmchatbot.repositories.executor import Executor
 from llmchatbot.services.answers import AnswerMaker
 from llmchatbot.streaming import payloads, wakeups
 from llmchatbot.streaming.followers import Followers
@@ -35,7 +35,7 @@ class NodeService:
     def __init__(
         self,
         *,
-        database: Database,
+        database: Executor,
         gateway: ModelGateway,
         wakeups: SharedWakeUps,
         settings: StreamSettings,
@@ -109,7 +109,9 @@ class NodeService:
 
     async def _take_over(self) -> None:
         held = self._maker.generation_ids
-        for generation in await generations.claim_orphans(self._database, self.id, held, _CLAIM_LIMIT):
+        for generation in await generations.claim_orphans(
+            self._database, self.id, held, own_after=self._settings.lease, limit=_CLAIM_LIMIT
+        ):
             if self._maker.makes(generation.id):
                 # Ours under an older epoch: nodes are claimed from only after they were fenced, so this one is lost.
                 await self._maker.abandon([generation.id])
