@@ -1,0 +1,111 @@
+"""An answer whose question is stored begins as soon as the database can be read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, cast
+from uuid import UUID
+
+from llmchatbot.clock import SystemClock
+from llmchatbot.config import LimitSettings
+from llmchatbot.errors import DatabaseUnavailable
+from llmchatbot.ids import new_id
+from llmchatbot.llm.events import Event, Finished, Notice, TextDelta
+from llmchatbot.llm.gateway import GatewayRequest, ModelGateway
+from llmchatbot.models.generations import Generation, Status
+from llmchatbot.services.answers import AnswerMaker
+from llmchatbot.services.prompts import PromptBuilder
+from llmchatbot.streaming.store import Ending, Finish, Row
+from llmchatbot.streaming.tails import Tails
+from llmchatbot.streaming.wakeups import LocalWakeUps
+from llmchatbot.streaming.writer import Writer
+from llmchatbot.tasks import Supervisor
+
+
+class Store:
+    """Takes everything."""
+
+    def __init__(self) -> None:
+        self.ending: Ending | None = None
+
+    async def append(self, node_id: UUID, rows: Sequence[Row]) -> int:
+        return len(rows)
+
+    async def stale(self, node_id: UUID, epochs: dict[UUID, int]) -> set[UUID]:
+        return set()
+
+    async def finish(self, ending: Ending) -> Finish:
+        self.ending = ending
+        return Finish.DONE
+
+    async def read(self, generation_id: UUID, first: int, limit: int) -> list[tuple[int, str]]:
+        return []
+
+
+class Prompts:
+    """Away for the first tries."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+
+    async def build(self, generation: Generation, *, prefix: str) -> tuple[GatewayRequest, list[Notice]]:
+        if self.failures:
+            self.failures -= 1
+            raise DatabaseUnavailable
+        return GatewayRequest(model="m", messages=()), []
+
+    def tokens(self, model_name: str, text: str) -> int:
+        return 1
+
+    def cost(self, model_name: str, usage: object) -> None:
+        return None
+
+
+class Gateway:
+    async def stream(self, request: GatewayRequest) -> AsyncGenerator[list[Event], None]:
+        yield [TextDelta("a"), Finished("stop")]
+
+
+async def test_answer_waits_for_a_database_that_went_away_right_after_its_question_was_stored() -> None:
+    """Found by the drill `database-kill`: such an answer ended as interrupted before it had begun."""
+    store, supervisor = Store(), Supervisor("test")
+    writer = Writer(store, SystemClock(), node_id=new_id, round_seconds=0.001)
+    supervisor.keep(writer.run, name="writer")
+    maker = AnswerMaker(
+        gateway=cast("ModelGateway", Gateway()),
+        prompts=cast("PromptBuilder", Prompts(failures=3)),
+        store=store,
+        writer=writer,
+        tails=Tails(),
+        wakeups=LocalWakeUps(),
+        limits=LimitSettings(),
+        supervisor=supervisor,
+    )
+    identifiers: dict[str, Any] = dict.fromkeys(("last_seq", "finish_reason", "error_code", "stop_requested_at"))
+    generation = Generation(
+        id=new_id(),
+        user_id=new_id(),
+        chat_id=new_id(),
+        message_id=new_id(),
+        user_message_id=new_id(),
+        status=Status.QUEUED,
+        epoch=1,
+        owner_node=None,
+        model="m",
+        parameters={},
+        prefix="",
+        derived_key=False,
+        created_at=None,
+        finished_at=None,
+        **identifiers,
+    )
+    try:
+        maker.start(generation, ['{"type":"start"}'])
+        async with asyncio.timeout(5):
+            while len(maker):  # noqa: ASYNC110 - the end of a job is nobody's event
+                await asyncio.sleep(0.01)
+    finally:
+        await supervisor.close()
+    assert store.ending is not None
+    assert (store.ending.status, store.ending.content) == (Status.COMPLETED, "a")
