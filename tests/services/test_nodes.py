@@ -101,6 +101,9 @@ async def test_send_whose_commit_was_not_known_to_have_happened_is_made_all_the_
     await node.tick()
     generation = await make_generation(db, node.id)
     await node.tick()
+    assert maker.started == [], "a send that has just committed is about to begin it"
+    await db.execute("UPDATE generations SET created_at = now() - interval '11 seconds'")
+    await node.tick()
     assert [(started.id, started.epoch) for started, _ in maker.started] == [(generation, 2)]
     await node.tick()
     assert len(maker.started) == 1
