@@ -154,10 +154,10 @@ def _subclasses(error: type[errors.AppError]) -> Iterator[type[errors.AppError]]
 
 
 def openapi_document() -> str:
-    """The document that `/docs/openapi.json` serves. No database is needed: the routes alone make it."""
+    """The document that `/openapi.json` serves. No database is needed: the routes alone make it."""
     parts = SimpleNamespace(auth=None, users=None, sessions=None)
     backend = _Unopened(settings=config.Settings(), accounts=parts)
-    schema = main.create_app(cast("Backend", backend)).openapi_schema.to_schema()
+    schema = main.describe_api(cast("Backend", backend))
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -69,6 +69,15 @@ PACKAGES = (
         | {f"es/languages/{name}.min.js": f"highlight/languages/{name}.js" for name in LANGUAGES},
     ),
     Package(
+        name="rapidoc",
+        version="9.3.8",
+        integrity="sha512-eCYEbr1Xr8OJZvVCw8SXl9zBCRoLJbhNGuG5IZTHq/RWAOq/O4MafUCuFEyZHsrhLrlUcGZMa64pyhpib8fQKQ==",
+        licence="MIT",
+        why="the page `/docs`, and nothing else; its style's hash stands in handlers/docs.py",
+        folder=WEB,
+        files={"dist/rapidoc-min.js": "rapidoc/rapidoc.js", "LICENSE.txt": "rapidoc/LICENSE"},
+    ),
+    Package(
         name="axe-core",
         version="4.14.1",
         integrity="sha512-FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",

@@ -6,13 +6,12 @@ from typing import Any
 
 from litestar import Litestar, Router
 from litestar.exceptions import HTTPException
-from litestar.openapi.config import OpenAPIConfig
 
-from llmchatbot import __version__
 from llmchatbot.errors import AppError
 from llmchatbot.handlers import (
     auth,
     chats,
+    docs,
     feed,
     generations,
     health,
@@ -27,7 +26,9 @@ from llmchatbot.handlers.authentication import Door, principal_of
 from llmchatbot.handlers.binding import FromScope, Parts
 from llmchatbot.handlers.clients import caller_of, parse_networks
 from llmchatbot.handlers.cors import parse_origins
+from llmchatbot.handlers.docs import ApiDocument
 from llmchatbot.handlers.inputs import JsonRequest
+from llmchatbot.handlers.openapi import Document, make_document
 from llmchatbot.handlers.outermost import Outermost
 from llmchatbot.handlers.problems import handle_app_error, handle_http_exception, handle_unexpected
 from llmchatbot.handlers.stream_responses import StreamOpener
@@ -50,7 +51,7 @@ API_ROUTES = (
 
 def create_app(backend: Backend) -> Litestar:
     """The routes on a backend that is started and ended by whoever calls this."""
-    parts = Parts(of_process=_parts_of_process(backend), of_request=_parts_of_request(backend))
+    parts = _parts(backend)
     handlers: dict[Any, Any] = {
         AppError: handle_app_error,
         HTTPException: handle_http_exception,
@@ -59,13 +60,13 @@ def create_app(backend: Backend) -> Litestar:
     return Litestar(
         route_handlers=[
             Router("/api/v1", route_handlers=parts.bind_all(API_ROUTES)),
-            *parts.bind_all((*health.ROUTES, *pages.ROUTES)),
+            *parts.bind_all((*health.ROUTES, *docs.ROUTES, *pages.ROUTES)),
         ],
         before_request=Door(backend.accounts.auth, backend.request_limits),
         exception_handlers=handlers,
         request_class=JsonRequest,
         request_max_body_size=_LARGEST_BODY,
-        openapi_config=OpenAPIConfig(title="llmchatbot", version=__version__, path="/docs"),
+        openapi_config=None,
         logging_config=None,
     )
 
@@ -80,6 +81,22 @@ def create_asgi(backend: Backend) -> Outermost:
         route_timeout=server.request_timeout,
         cors=parse_origins(server.cors_origins),
     )
+
+
+def describe_api(backend: Backend) -> Document:
+    """The OpenAPI document. Nothing of the backend is used but that it is there to be bound."""
+    return _describe(_parts(backend))
+
+
+def _describe(parts: Parts) -> Document:
+    return make_document(parts.bind_all(API_ROUTES), parts.bind_all(health.ROUTES))
+
+
+def _parts(backend: Backend) -> Parts:
+    of_process = _parts_of_process(backend)
+    parts = Parts(of_process=of_process, of_request=_parts_of_request(backend))
+    of_process["api_document"] = ApiDocument(lambda: _describe(parts))
+    return parts
 
 
 def _parts_of_process(backend: Backend) -> dict[str, Any]:

@@ -36,8 +36,13 @@ _MISSING_PARAMETER = re.compile(r"Missing required \w+ parameter '(?P<name>[^']+
 _PATH_OF_MSGSPEC = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 
 
+class ProblemField(msgspec.Struct, kw_only=True):
+    field: str
+    message: str
+
+
 class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The shape of every refusal, for the OpenAPI document."""
+    """A refusal (RFC 9457); some codes have more members. `error` is `detail` again, for older clients."""
 
     type: str
     title: str
@@ -45,7 +50,7 @@ class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
     detail: str
     code: str
     error: str
-    errors: list[dict[str, str]] | None = None
+    errors: list[ProblemField] = []
 
 
 def problem_body(error: AppError) -> dict[str, Any]:
