@@ -24,7 +24,7 @@ async def test_reader_of_an_answer_that_this_process_lost_is_sent_to_ask_anew() 
 
     stream = Stream(tail, seq=-1, wire=Format.SSE, send=send, session_id=None, clock=ManualClock())
     running = asyncio.create_task(stream.run())
-    while not tail.watched:
+    while not tail.watched:  # noqa: ASYNC110 # a turn of the loop, not a wait
         await asyncio.sleep(0)
     tails.drop(tail.generation_id)
     await asyncio.wait_for(running, 1)

@@ -11,7 +11,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
-from functools import partial
 from uuid import UUID
 
 from llmchatbot.config import LimitSettings
@@ -27,11 +26,12 @@ from llmchatbot.llm.events import (
 )
 from llmchatbot.llm.events import Usage as ModelUsage
 from llmchatbot.llm.gateway import GatewayRequest, ModelGateway
-from llmchatbot.models.generations import Generation, Status, Usage
+from llmchatbot.models.generations import Generation, Status
+from llmchatbot.services.jobs import Job, ending_of
 from llmchatbot.services.prompts import PromptBuilder
 from llmchatbot.streaming import payloads, wakeups
 from llmchatbot.streaming.drafts import Draft
-from llmchatbot.streaming.store import Ending, Finish, Row, Store
+from llmchatbot.streaming.store import Finish, Row, Store
 from llmchatbot.streaming.tails import Tail, Tails
 from llmchatbot.streaming.wakeups import WakeUps
 from llmchatbot.streaming.writer import Writer
@@ -43,23 +43,6 @@ _LONGEST_PAUSE = 1.0
 _BEGIN_SECONDS = 60.0
 # Rows of one statement when a whole log is stored again.
 _REPLAY_ROWS = 5000
-
-
-class Job:
-    """An answer in the making."""
-
-    def __init__(self, generation: Generation, draft: Draft) -> None:
-        self.generation = generation
-        self.draft = draft
-        self.model = generation.model
-        self.upstream = ""
-        self.usage: ModelUsage | None = None
-        self.finish_reason: str | None = None
-        self.prompt_texts: list[str] = []
-        self.stopping = False
-        self.abandoned = False
-        self.consumer: asyncio.Task[None] | None = None
-        self.done = asyncio.Event()
 
 
 class AnswerMaker:
@@ -299,8 +282,7 @@ class AnswerMaker:
         await self._writer.settle(job.draft)
         if job.draft.lost:
             return
-        status = self._status(job, failure)
-        ending = self._ending(job, status, failure)
+        ending = ending_of(job, failure, self._prompts)
         pause = 0.05
         while True:
             try:
@@ -318,7 +300,7 @@ class AnswerMaker:
         job.draft.tail.extend(ending.seq, [ending.payload])
         await self._wakeups.publish(wakeups.ENDED, str(job.generation.id))
         await self._wakeups.publish(wakeups.USER_EVENT, str(job.generation.user_id))
-        self.on_finished(job.generation, status)
+        self.on_finished(job.generation, ending.status)
 
     async def _store_again(self, draft: Draft) -> None:
         logger.warning("events of generation %s are missing in the log; storing them again", draft.generation_id)
@@ -326,60 +308,3 @@ class AnswerMaker:
         rows = [Row(draft.generation_id, seq, draft.epoch, payload) for seq, payload in enumerate(events)]
         for first in range(0, len(rows), _REPLAY_ROWS):
             await self._writer.append_again(rows[first : first + _REPLAY_ROWS])
-
-    def _status(self, job: Job, failure: ModelError | None) -> Status:
-        if job.stopping and job.finish_reason is None:
-            return Status.STOPPED
-        if failure is None:
-            return Status.COMPLETED
-        cut_short = isinstance(failure, ModelInterrupted | AnswerTooLong) or job.draft.bytes > 0
-        return Status.INTERRUPTED if cut_short else Status.FAILED
-
-    def _ending(self, job: Job, status: Status, failure: ModelError | None) -> Ending:
-        draft, generation = job.draft, job.generation
-        text = draft.text
-        usage = self._usage(job, text)
-        if failure is not None and status is not Status.STOPPED:
-            payload = payloads.failure(failure, status=status.value, message_id=generation.message_id, content=text)
-        else:
-            payload = payloads.complete(
-                status=status.value,
-                message_id=generation.message_id,
-                content=text,
-                usage=usage,
-                finish_reason=job.finish_reason,
-            )
-        return Ending(
-            generation_id=generation.id,
-            epoch=draft.epoch,
-            seq=draft.next_seq,
-            status=status,
-            message_id=generation.message_id,
-            payload=payload,
-            content=text,
-            reasoning=draft.reasoning,
-            usage=usage,
-            finish_reason=job.finish_reason,
-            error_code=failure.code if failure is not None else None,
-            model=job.model,
-            upstream=job.upstream,
-            cost=self._prompts.cost(job.model, usage),
-            feed={
-                "type": "generation.ended",
-                "generation_id": str(generation.id),
-                "chat_id": str(generation.chat_id),
-                "message_id": str(generation.message_id),
-                "status": status.value,
-            },
-        )
-
-    def _usage(self, job: Job, text: str) -> Usage:
-        """The provider's numbers; without them an estimate that says so."""
-        if job.usage is not None:
-            return Usage(
-                input_tokens=job.usage.input_tokens,
-                output_tokens=job.usage.output_tokens,
-                estimated=job.usage.estimated,
-            )
-        tokens = partial(self._prompts.tokens, job.generation.model)
-        return Usage(input_tokens=sum(map(tokens, job.prompt_texts)), output_tokens=tokens(text), estimated=True)

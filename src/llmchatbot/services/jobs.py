@@ -1,0 +1,94 @@
+"""One answer in the making, and how it is written down when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from llmchatbot.errors import AnswerTooLong, ModelError, ModelInterrupted
+from llmchatbot.llm.events import Usage as ModelUsage
+from llmchatbot.models.generations import Generation, Status, Usage
+from llmchatbot.services.prompts import PromptBuilder
+from llmchatbot.streaming import payloads
+from llmchatbot.streaming.drafts import Draft
+from llmchatbot.streaming.store import Ending
+
+
+class Job:
+    """An answer in the making."""
+
+    def __init__(self, generation: Generation, draft: Draft) -> None:
+        self.generation = generation
+        self.draft = draft
+        self.model = generation.model
+        self.upstream = ""
+        self.usage: ModelUsage | None = None
+        self.finish_reason: str | None = None
+        self.prompt_texts: list[str] = []
+        self.stopping = False
+        self.abandoned = False
+        self.consumer: asyncio.Task[None] | None = None
+        self.done = asyncio.Event()
+
+
+def status_of(job: Job, failure: ModelError | None) -> Status:
+    """Only an explicit end of the model is success; what broke off after something was shown is interrupted."""
+    if job.stopping and job.finish_reason is None:
+        return Status.STOPPED
+    if failure is None:
+        return Status.COMPLETED
+    cut_short = isinstance(failure, ModelInterrupted | AnswerTooLong) or job.draft.bytes > 0
+    return Status.INTERRUPTED if cut_short else Status.FAILED
+
+
+def ending_of(job: Job, failure: ModelError | None, prompts: PromptBuilder) -> Ending:
+    """All that the terminal transaction writes."""
+    draft, generation = job.draft, job.generation
+    status = status_of(job, failure)
+    text = draft.text
+    usage = _usage(job, text, prompts)
+    if failure is not None and status is not Status.STOPPED:
+        payload = payloads.failure(failure, status=status.value, message_id=generation.message_id, content=text)
+    else:
+        payload = payloads.complete(
+            status=status.value,
+            message_id=generation.message_id,
+            content=text,
+            usage=usage,
+            finish_reason=job.finish_reason,
+        )
+    return Ending(
+        generation_id=generation.id,
+        epoch=draft.epoch,
+        seq=draft.next_seq,
+        status=status,
+        message_id=generation.message_id,
+        payload=payload,
+        content=text,
+        reasoning=draft.reasoning,
+        usage=usage,
+        finish_reason=job.finish_reason,
+        error_code=failure.code if failure is not None else None,
+        model=job.model,
+        upstream=job.upstream,
+        cost=prompts.cost(job.model, usage),
+        feed={
+            "type": "generation.ended",
+            "generation_id": str(generation.id),
+            "chat_id": str(generation.chat_id),
+            "message_id": str(generation.message_id),
+            "status": status.value,
+        },
+    )
+
+
+def _usage(job: Job, text: str, prompts: PromptBuilder) -> Usage:
+    """The provider's numbers; without them an estimate that says so."""
+    if job.usage is not None:
+        return Usage(
+            input_tokens=job.usage.input_tokens,
+            output_tokens=job.usage.output_tokens,
+            estimated=job.usage.estimated,
+        )
+    tokens = partial(prompts.tokens, job.generation.model)
+    return Usage(input_tokens=sum(map(tokens, job.prompt_texts)), output_tokens=tokens(text), estimated=True)
