@@ -1,0 +1,141 @@
+"""What is cleaned up, and what is kept: partitions of the log are made ahead and dropped whole (protocol §4)."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from llmchatbot.clock import ManualClock
+from llmchatbot.database.pool import Database
+from llmchatbot.ids import time_floor
+from llmchatbot.repositories import partitions
+from llmchatbot.services.maintenance import MaintenanceService
+
+HOUR = partitions.HOUR_MILLISECONDS
+
+
+class Others:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def clean(self) -> None:
+        self.calls += 1
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def others() -> Others:
+    return Others()
+
+
+@pytest.fixture
+def maintenance(db: Database, clock: ManualClock, others: Others) -> MaintenanceService:
+    return MaintenanceService(db, clock, retention_seconds=3600, more=others.clean)
+
+
+def hour_of(clock: ManualClock) -> int:
+    return partitions.hour_of(int(clock.now().timestamp() * 1000))
+
+
+async def make_answer(db: Database, clock: ManualClock, *, ended: bool) -> UUID:
+    """One event of an answer that began now."""
+    generation, user, chat = (UUID(int=time_floor(int(clock.now().timestamp() * 1000)).int + n) for n in (1, 2, 3))
+    await db.execute("INSERT INTO users (id, email, username) VALUES ($1, $2, 'u')", user, f"{user}@x.org")
+    await db.execute("INSERT INTO chats (id, user_id, title) VALUES ($1, $2, 't')", chat, user)
+    await db.execute(
+        "INSERT INTO generations (id, user_id, chat_id, message_id, user_message_id, model, status, finished_at) "
+        "VALUES ($1, $2, $3, $1, $1, 'm', $4, $5)",
+        generation,
+        user,
+        chat,
+        "completed" if ended else "running",
+        clock.now() if ended else None,
+    )
+    await db.execute("INSERT INTO generation_events (generation_id, seq, payload) VALUES ($1, 0, '{}')", generation)
+    return generation
+
+
+async def count_events(db: Database) -> int:
+    count: int = await db.fetchval("SELECT count(*) FROM generation_events")
+    return count
+
+
+async def test_this_hour_and_the_next_three_have_a_partition(
+    db: Database, maintenance: MaintenanceService, clock: ManualClock, others: Others
+) -> None:
+    await maintenance.once()
+    now = hour_of(clock)
+    assert await partitions.hours(db) == [now, now + 1, now + 2, now + 3]
+    assert others.calls == 1
+
+
+async def test_events_lie_in_the_partition_of_the_hour_their_answer_began(
+    db: Database, maintenance: MaintenanceService, clock: ManualClock
+) -> None:
+    await maintenance.once()
+    await make_answer(db, clock, ended=True)
+    assert await db.fetchval(f"SELECT count(*) FROM generation_events_h{hour_of(clock)}") == 1
+    assert await db.fetchval("SELECT count(*) FROM generation_events_default") == 0
+
+
+async def test_log_is_dropped_after_its_retention_and_not_before(
+    db: Database, maintenance: MaintenanceService, clock: ManualClock
+) -> None:
+    await maintenance.once()
+    await make_answer(db, clock, ended=True)
+    began = hour_of(clock)
+    clock.advance(2 * 3600)
+    await maintenance.once()
+    assert began in await partitions.hours(db), "an hour and a part of one may be younger than the retention"
+    clock.advance(3600)
+    await maintenance.once()
+    assert began not in await partitions.hours(db)
+    assert await count_events(db) == 0
+
+
+async def test_log_of_an_answer_in_the_making_is_kept(
+    db: Database, maintenance: MaintenanceService, clock: ManualClock
+) -> None:
+    await maintenance.once()
+    await make_answer(db, clock, ended=False)
+    clock.advance(10 * 3600)
+    await maintenance.once()
+    assert await count_events(db) == 1
+
+
+async def test_events_without_a_partition_are_caught_and_cleared_a_day_later(
+    db: Database, maintenance: MaintenanceService, clock: ManualClock
+) -> None:
+    await make_answer(db, clock, ended=True)
+    assert await db.fetchval("SELECT count(*) FROM generation_events_default") == 1
+    await maintenance.once()
+    assert hour_of(clock) not in await partitions.hours(db), "its rows lie in the default partition"
+    assert await count_events(db) == 1
+    clock.advance(timedelta(days=2).total_seconds())
+    await maintenance.once()
+    assert await count_events(db) == 0
+
+
+async def test_only_one_process_of_all_is_at_it(db: Database, clock: ManualClock) -> None:
+    under_way, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(MaintenanceService):
+        async def make_partitions(self) -> None:
+            under_way.set()
+            await go_on.wait()
+
+    first, second = Others(), Others()
+    slow = asyncio.create_task(Slow(db, clock, retention_seconds=3600, more=first.clean).once())
+    await under_way.wait()
+    await MaintenanceService(db, clock, retention_seconds=3600, more=second.clean).once()
+    assert second.calls == 0
+    go_on.set()
+    await slow
+    assert first.calls == 1
