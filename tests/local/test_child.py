@@ -21,7 +21,9 @@ from llmchatbot.llm_service.child import ChildSettings, LocalModelChild, LocalMo
 from llmchatbot.llm_service.engine import EngineSettings
 
 PARENT = """
-import asyncio, pathlib, sys
+import asyncio, pathlib, signal, sys
+# A background job of a shell begins with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from llmchatbot.llm_service.child import LocalModelChild, settings_for
 
 async def main():

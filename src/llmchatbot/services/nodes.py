@@ -69,6 +69,7 @@ class NodeService:
         await nodes.register(self._database, self.id, self._name, self._settings.lease)
         self._registered = True
         self._renewed = asyncio.get_running_loop().time()
+        await self._wakeups.announce()
 
     async def run(self) -> None:
         """Once a second: stops that were asked for, orphans; every three seconds the lease."""
@@ -94,7 +95,7 @@ class NodeService:
             self._renewed = now
         for generation_id in await generations.stop_requests(self._database, self.id):
             self._maker.stop(generation_id)
-        self._wakeups.others = await nodes.others_live(self._database, self.id)
+        self._wakeups.note_others(await nodes.others_live(self._database, self.id), now)
         if not self.draining:
             if now >= self._lenient_until:
                 await nodes.fence_expired(self._database)

@@ -5,6 +5,8 @@ Whoever waits for one also polls slowly, so that a lost wake-up only delays (pro
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -17,7 +19,10 @@ USER_EVENT = "user_event"  # payload: id of the user
 STOP = "stop"  # payload: id of the generation
 ENDED = "ended"  # payload: id of the generation
 WATCH = "watch"  # payload: "<generation> <node that wants to hear of its events>"
+HELLO = "hello"  # no payload: a process has started
 STORED = "stored"  # payload: "<node> <generation> <generation> …", for that node's followers
+
+_HEARD_SECONDS = 5.0
 
 
 class WakeUps(Protocol):
@@ -55,6 +60,8 @@ class Subscriptions:
 class Relay(Protocol):
     """What carries hints to other processes."""
 
+    listening: asyncio.Event
+
     async def send(self, message: str) -> bool:
         """False when it could not be sent. Never raises."""
         ...
@@ -63,29 +70,47 @@ class Relay(Protocol):
 class SharedWakeUps(Subscriptions):
     """Here at once, elsewhere over the first relay that works, and only while there is an elsewhere.
 
-    A process that has just started is not known for a second; what it misses, its polls find.
+    Alone, a process sends nothing: a hint costs a transaction of the database. One that starts announces itself, so the
+    others know of it before it serves anybody.
     """
 
     def __init__(self, relays: Sequence[Relay]) -> None:
         super().__init__()
         self._relays = relays
         self._origin = uuid4().hex
-        # Whether other processes live; kept up to date by the node's lease loop.
-        self.others = True
+        self._others = True
+        self._heard_at = -math.inf
+
+    def note_others(self, live: bool, now: float) -> None:
+        """What the table of nodes says; `now` as `loop.time()`.
+
+        Whoever was heard just now may not be in it yet, and before this process listens it could not hear anybody.
+        """
+        deaf = not any(relay.listening.is_set() for relay in self._relays)
+        self._others = live or deaf or now - self._heard_at < _HEARD_SECONDS
+
+    async def announce(self) -> None:
+        """Call it once this process listens and is registered."""
+        await self._send(HELLO, "")
 
     async def publish(self, topic: str, payload: str) -> None:
         self.deliver(topic, payload)
-        if self.others:
-            message = f"{topic}|{self._origin}|{payload}"
-            for relay in self._relays:
-                if await relay.send(message):
-                    return
+        if self._others:
+            await self._send(topic, payload)
+
+    async def _send(self, topic: str, payload: str) -> None:
+        message = f"{topic}|{self._origin}|{payload}"
+        for relay in self._relays:
+            if await relay.send(message):
+                return
 
     def receive(self, message: str) -> None:
         """What a relay brings. Our own hints were delivered when they were published."""
         topic, _, rest = message.partition("|")
         origin, _, payload = rest.partition("|")
         if origin != self._origin:
+            self._others = True
+            self._heard_at = asyncio.get_running_loop().time()
             self.deliver(topic, payload)
 
 
