@@ -68,6 +68,9 @@ _TAG_OF_OPERATION = {
 _ANSWERS_AT_ONCE = {"sendMessage", "continueMessage", "regenerateMessage"}
 _ENDS_WITH_204 = {"streamGeneration"}
 _TEXT = {"type": "string"}
+_EVENT_ID = "018f2f6e-7c3a-7b52-9d2e-6f0c1f5d8a10.17"
+_SSE = f'id: {_EVENT_ID}\ndata: {{"type":"token","content":"caf\\u00e9"}}\n\n'
+_NDJSON = f'{{"id":"{_EVENT_ID}","type":"token","content":"caf\\u00e9"}}\n'
 _HEADERS_OF_STATUS: dict[int, dict[str, str]] = {
     401: {"WWW-Authenticate": "RFC 6750 §3."},
     429: {"Retry-After": "Seconds.", "RateLimit": "What is left.", "RateLimit-Policy": "The limit."},
@@ -83,8 +86,8 @@ def make_document(handlers: Iterable[HTTPRouteHandler], public: Iterable[HTTPRou
         logging_config=None,
     )
     document: Document = app.openapi_schema.to_schema()
-    options = {
-        handler.operation_id: handler.opt
+    known: dict[str, HTTPRouteHandler] = {
+        handler.operation_id: handler
         for route in app.routes
         for handler in getattr(route, "route_handlers", ())
         if isinstance(handler.operation_id, str)
@@ -94,7 +97,7 @@ def make_document(handlers: Iterable[HTTPRouteHandler], public: Iterable[HTTPRou
         for method in _METHODS:
             if method in item:
                 operation = item[method]
-                _describe(operation, options[operation["operationId"]], in_path="{" in path)
+                _describe(operation, known[operation["operationId"]], in_path="{" in path)
     return document
 
 
@@ -129,8 +132,11 @@ def _problem(status: int) -> Document:
     return answer
 
 
-def _describe(operation: Document, options: dict[str, Any], *, in_path: bool) -> None:
+def _describe(operation: Document, handler: HTTPRouteHandler, *, in_path: bool) -> None:
     name: str = operation["operationId"]
+    options = handler.opt
+    if handler.parsed_data_field is not None and handler.parsed_data_field.has_default:
+        operation["requestBody"]["required"] = False
     if not operation.get("tags"):
         operation["tags"] = [_TAG_OF_OPERATION.get(name, "generations")]
     if options.get("public"):
@@ -148,7 +154,7 @@ def _describe(operation: Document, options: dict[str, Any], *, in_path: bool) ->
 def _describe_stream(name: str, responses: Document) -> None:
     stream = {
         "description": "The events, as they come (docs/streams.md).",
-        "content": {"text/event-stream": {"schema": _TEXT}, "application/x-ndjson": {"schema": _TEXT}},
+        "content": {"text/event-stream": {"example": _SSE}, "application/x-ndjson": {"example": _NDJSON}},
     }
     if name in _ANSWERS_AT_ONCE:
         responses["200"] = {**stream, "description": "With `Accept: text/event-stream`: the answer as it is made."}
