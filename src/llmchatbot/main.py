@@ -7,7 +7,7 @@ from typing import Any
 from litestar import Litestar, Router
 from litestar.exceptions import HTTPException
 
-from llmchatbot.errors import AppError
+from llmchatbot.errors import AppError, RateLimited, Unavailable
 from llmchatbot.handlers import (
     auth,
     chats,
@@ -20,6 +20,7 @@ from llmchatbot.handlers import (
     models,
     pages,
     search,
+    usage,
     users,
 )
 from llmchatbot.handlers.authentication import Door, principal_of
@@ -31,7 +32,7 @@ from llmchatbot.handlers.inputs import JsonRequest
 from llmchatbot.handlers.openapi import Document, make_document
 from llmchatbot.handlers.outermost import Outermost
 from llmchatbot.handlers.problems import handle_app_error, handle_http_exception, handle_unexpected
-from llmchatbot.handlers.stream_responses import StreamOpener
+from llmchatbot.handlers.stream_responses import StreamOpener, handle_passing_trouble
 from llmchatbot.wiring import Backend
 
 _LARGEST_BODY = 256 * 1024
@@ -46,6 +47,7 @@ API_ROUTES = (
     *feed.ROUTES,
     *search.ROUTES,
     *models.ROUTES,
+    *usage.ROUTES,
 )
 
 
@@ -54,6 +56,8 @@ def create_app(backend: Backend) -> Litestar:
     parts = _parts(backend)
     handlers: dict[Any, Any] = {
         AppError: handle_app_error,
+        Unavailable: handle_passing_trouble,
+        RateLimited: handle_passing_trouble,
         HTTPException: handle_http_exception,
         Exception: handle_unexpected,
     }
@@ -110,6 +114,7 @@ def _parts_of_process(backend: Backend) -> dict[str, Any]:
         "generation_service": backend.generation_service,
         "feed_service": backend.feed_service,
         "health_service": backend.health_service,
+        "usage_service": backend.usage_service,
         "request_limits": backend.request_limits,
         "gateway": backend.gateway,
         "web_files": pages.read_web_files(),

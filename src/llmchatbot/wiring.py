@@ -38,6 +38,7 @@ from llmchatbot.services.request_limits import RequestLimits
 from llmchatbot.services.search import SearchService
 from llmchatbot.services.stream_care import StreamCare
 from llmchatbot.services.titles import TitleService
+from llmchatbot.services.usage import UsageService
 from llmchatbot.streaming.followers import Followers, Watchers
 from llmchatbot.streaming.streams import OpenStreams
 from llmchatbot.streaming.tails import Tails
@@ -94,6 +95,7 @@ class Backend:
         self.chat_service = ChatService(database=database, wakeups=self.wakeups)
         self.search_service = SearchService(database=database)
         self.feed_service = FeedService(database, self.wakeups)
+        self.usage_service = UsageService(database, clock)
         self.request_limits = RequestLimits(RateLimiter(clock), settings.limits)
         self.health_service = HealthService(
             database=database,

@@ -17,6 +17,8 @@ class ModelBody(msgspec.Struct, kw_only=True, frozen=True):
     reasoning: bool
     vision: bool
     tools: bool
+    input_price: float | None
+    output_price: float | None
     default: bool
 
 
@@ -33,6 +35,8 @@ async def list_models(gateway: ModelGateway) -> list[ModelBody]:
             reasoning=model.reasoning,
             vision=model.vision,
             tools=model.tools,
+            input_price=model.input_price,
+            output_price=model.output_price,
             default=model.name == default,
         )
         for model in gateway.describe()

@@ -1,0 +1,38 @@
+"""Usage of a person: the provider's numbers, kept when the chat is gone, seen by nobody else."""
+
+from __future__ import annotations
+
+import pytest
+from nodes import Person
+
+SHORT = "[[rate=0 tokens=20]]"
+
+
+async def test_sums_follow_the_answers_and_outlive_the_chat(person: Person, stranger: Person) -> None:
+    """I6; LiteLLM #30630: usage of a reader that left was lost."""
+    chat = await person.chat()
+    first = (await person.events(await person.start(chat, SHORT)))[-1]["usage"]
+    second = (await person.events(await person.start(chat, SHORT)))[-1]["usage"]
+    await person.request("DELETE", f"/api/v1/chats/{chat}/permanent")
+    status, (row,) = await person.request("GET", "/api/v1/users/me/usage")
+    assert status == 200
+    assert (row["model"], row["answers"], row["cost"]) == ("scripted", 2, None)
+    assert row["input_tokens"] == first["input_tokens"] + second["input_tokens"]
+    assert row["output_tokens"] == first["output_tokens"] + second["output_tokens"]
+    assert await stranger.request("GET", "/api/v1/users/me/usage") == (200, [])
+
+
+async def test_stopped_answer_counts_as_estimated(person: Person) -> None:
+    generation = await person.start(await person.chat(), "[[rate=50 tokens=500]]")
+    await person.events(generation, until=8)
+    await person.request("POST", f"/api/v1/generations/{generation}/stop")
+    _, (row,) = await person.request("GET", "/api/v1/users/me/usage?group=model")
+    assert (row["day"], row["estimated"]) == (None, True)
+    assert row["output_tokens"] > 0
+
+
+@pytest.mark.parametrize("query", ["from=2026-02-01&to=2026-01-01", "from=2020-01-01", "from=yesterday", "group=hour"])
+async def test_span_and_group_that_cannot_be_are_400(person: Person, query: str) -> None:
+    status, body = await person.request("GET", f"/api/v1/users/me/usage?{query}")
+    assert status == 400, body
+    assert body["errors"]
