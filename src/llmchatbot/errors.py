@@ -214,6 +214,10 @@ class DatabaseUnavailable(Unavailable):
 class Draining(Unavailable):
     code, title = "draining", "This process is shutting down; try again, another one takes over."
 
+    def __init__(self) -> None:
+        # A repetition over the same connection would come back here.
+        super().__init__(headers={"Connection": "close"})
+
 
 class RequestTimeout(Unavailable):
     code, title = "request_timeout", "The request took too long; try again."

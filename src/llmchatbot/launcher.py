@@ -169,6 +169,8 @@ def _run_workers(settings: Settings, address: Address, bound: socket.socket, say
             if worker.poll() is not None and not stopping.wait(_RESTART_PAUSE):
                 logger.error("worker %s ended with code %s; starting another", worker.pid, worker.returncode)
                 workers[index] = _start_worker(settings, address, bound)
+    # The last worker that closes its copy closes the port.
+    bound.close()
     return max(abs(worker.wait()) for worker in workers)
 
 

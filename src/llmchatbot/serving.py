@@ -125,6 +125,8 @@ async def serve(
                 loop.add_signal_handler(signal_number, os._exit, 130)
             await backend.drain()
         finally:
+            # A refused connection goes to another node at once; in the queue of a socket that nobody serves it waits.
+            bound.close()
             server.stop()  # type: ignore[no-untyped-call]
             with contextlib.suppress(TimeoutError, asyncio.CancelledError):
                 await asyncio.wait_for(serving, _STOP_SECONDS)

@@ -6,7 +6,6 @@ from typing import Any
 
 from litestar import Request, Response, get
 
-from llmchatbot.errors import Unavailable
 from llmchatbot.handlers.deadlines import STREAM
 from llmchatbot.handlers.stream_responses import StreamOpener, format_of, poll_seconds_of
 from llmchatbot.models.generations import Cursor
@@ -36,12 +35,7 @@ async def stream_events(
     poll_seconds = poll_seconds_of(wait)
     resume = request.headers.get("last-event-id") or last_event_id
     cursor = Cursor.parse(resume) if resume else None
-    try:
-        reading = await feed_service.open(principal.user_id, cursor)
-    except Unavailable:
-        if resume is None:
-            raise
-        return stream_opener.go_elsewhere(wire, resume)
+    reading = await feed_service.open(principal.user_id, cursor)
     return stream_opener.respond(
         reading.source,
         seq=reading.seq,

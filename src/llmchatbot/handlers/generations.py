@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from litestar import Request, Response, get, post
 
-from llmchatbot.errors import InvalidToken, Unavailable
+from llmchatbot.errors import InvalidToken
 from llmchatbot.handlers.authentication import TICKET
 from llmchatbot.handlers.deadlines import STREAM
 from llmchatbot.handlers.stream_responses import StreamOpener, format_of, poll_seconds_of
@@ -106,12 +106,7 @@ async def read_stream(
     wire = format_of(request)
     poll_seconds = poll_seconds_of(wait)
     cursor = Cursor.parse(last_event_id) if last_event_id else None
-    try:
-        reading = await generation_service.read(principal.user_id, generation_id, cursor)
-    except Unavailable:
-        if last_event_id is None:
-            raise
-        return stream_opener.go_elsewhere(wire, last_event_id)
+    reading = await generation_service.read(principal.user_id, generation_id, cursor)
     if reading.nothing_left:
         return Response(content=b"", status_code=204, headers={"Cache-Control": "no-store"})
     return stream_opener.respond(

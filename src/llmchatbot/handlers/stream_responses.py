@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from uuid import UUID
@@ -11,10 +12,14 @@ from litestar import Request, Response
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from llmchatbot.clock import Clock
-from llmchatbot.errors import InvalidInput, NotAcceptable
+from llmchatbot.errors import AppError, InvalidInput, MalformedCursor, NotAcceptable
 from llmchatbot.handlers.outermost import RAW_SEND, STREAM_APPLICATION
+from llmchatbot.handlers.problems import handle_app_error
+from llmchatbot.models.generations import Cursor
 from llmchatbot.streaming.frames import Format
 from llmchatbot.streaming.streams import OpenStreams, Source, Stream
+
+logger = logging.getLogger(__name__)
 
 _LONGEST_POLL = 60.0
 _HEADERS = (
@@ -116,20 +121,6 @@ class StreamOpener:
 
         return StreamResponse(application)
 
-    def go_elsewhere(self, wire: Format, last_event_id: str) -> Response[bytes]:
-        """Trouble that will pass, told to a reader that comes back: 200, a pause, the same place.
-
-        Chromium's EventSource gives up for ever on 429, 502, 503 and 204 (protocol §6).
-        """
-
-        async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            await send(_start(wire, None))
-            identifier, _, number = last_event_id.rpartition(".")
-            body = wire.farewell(identifier, int(number))
-            await send({"type": "http.response.body", "body": body, "more_body": False})
-
-        return StreamResponse(application)
-
 
 def _start(wire: Format, headers: Mapping[str, str] | None) -> Any:
     extra = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
@@ -163,3 +154,33 @@ def poll_seconds_of(wait: float | None) -> float | None:
     if not 0 <= wait <= _LONGEST_POLL:
         raise InvalidInput(f"'wait' lies between 0 and {_LONGEST_POLL:.0f} seconds.")
     return wait
+
+
+def handle_passing_trouble(request: Request[Any, Any, Any], error: AppError) -> Response[bytes]:
+    """Trouble that will pass is told to a reader that comes back to its place as 200, a pause, and the same place.
+
+    Chromium's EventSource gives up for ever on 429, 502, 503 and 204 (protocol §6); to everybody else it is refused.
+    """
+    place = _place_of(request)
+    if place is None:
+        return handle_app_error(request, error)
+    logger.info("a reader is sent away for a moment: %s", error.code)
+    wire, cursor = place
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(_start(wire, None))
+        body = wire.farewell(cursor.generation_id, cursor.seq)
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    return StreamResponse(application)
+
+
+def _place_of(request: Request[Any, Any, Any]) -> tuple[Format, Cursor] | None:
+    """Where a reader comes back to; None when this is no such request, or one that is refused in any case."""
+    resume = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
+    if request.method != "GET" or not resume or "stream" not in request.route_handler.opt:
+        return None
+    try:
+        return format_of(request), Cursor.parse(resume)
+    except (NotAcceptable, MalformedCursor):
+        return None
