@@ -240,6 +240,24 @@ async def test_head_is_405(person: Person) -> None:
     assert await person.messages(chat) == []
 
 
+@pytest.mark.parametrize(
+    ("query", "accept", "status"),
+    [
+        ("", "application/json", 406),
+        ("&wait=999", "text/event-stream", 400),
+        ("&wait=nan", "text/event-stream", 400),
+        ("", "text/event-streamx", 406),
+    ],
+)
+async def test_what_is_refused_is_refused_before_the_commit(
+    person: Person, query: str, accept: str, status: int
+) -> None:
+    chat = await scripted_chat(person)
+    answered, _ = await get_stream(person, chat, SHORT, query=query, headers={"Accept": accept})
+    assert answered == status
+    assert await person.messages(chat) == []
+
+
 async def test_get_form_can_be_turned_off(start_node: StartNode) -> None:
     async with Person(await start_node(STREAM_GET_ENABLED="false")) as person:
         status, _ = await get_stream(person, await scripted_chat(person), SHORT)

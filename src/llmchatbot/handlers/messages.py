@@ -86,6 +86,7 @@ async def send_message(
     request_limits: RequestLimits,
 ) -> Response[SentBody] | Response[bytes]:
     key = idempotency_key(request.headers.get("idempotency-key"), data.request_id)
+    wire = _wanted_wire(request)
     request_limits.check_message(principal)
     parameters = msgspec.to_builtins(data.parameters) if data.parameters is not None else {}
     sent = await message_service.send(
@@ -100,7 +101,7 @@ async def send_message(
             interrupt=data.if_busy == "interrupt",
         ),
     )
-    return await _answer(request, sent, data.content, principal, generation_service, stream_opener)
+    return await _answer(wire, sent, data.content, principal, generation_service, stream_opener)
 
 
 @post(
@@ -121,10 +122,11 @@ async def continue_message(
     request_limits: RequestLimits,
     data: Again | None = None,
 ) -> Response[SentBody] | Response[bytes]:
+    wire = _wanted_wire(request)
     request_limits.check_message(principal)
     model = data.model if data is not None else None
     sent = await message_service.regenerate(principal, chat_id, message_id, model=model, go_on=True)
-    return await _answer(request, sent, None, principal, generation_service, stream_opener)
+    return await _answer(wire, sent, None, principal, generation_service, stream_opener)
 
 
 @post(
@@ -145,10 +147,11 @@ async def regenerate_message(
     request_limits: RequestLimits,
     data: Again | None = None,
 ) -> Response[SentBody] | Response[bytes]:
+    wire = _wanted_wire(request)
     request_limits.check_message(principal)
     model = data.model if data is not None else None
     sent = await message_service.regenerate(principal, chat_id, message_id, model=model)
-    return await _answer(request, sent, None, principal, generation_service, stream_opener)
+    return await _answer(wire, sent, None, principal, generation_service, stream_opener)
 
 
 @get(
@@ -187,26 +190,33 @@ async def stream_chat(
             raise NotFound
         return await read_stream(request, generation.id, resume, wait, principal, generation_service, stream_opener)
     content = _message_in_url(message)
+    # Whatever can be refused is refused before the commit (protocol §2).
+    wire, poll_seconds = format_of(request), poll_seconds_of(wait)
     key = idempotency_key(request.headers.get("idempotency-key"), request_id)
     request_limits.check_message(principal)
     interrupt = if_busy == "interrupt" or (if_busy is None and key is None)
     sent = await message_service.send(
         principal, chat_id, Send(content=content, key=key, derive_key=key is None, interrupt=interrupt)
     )
-    return await _stream(request, sent, wait, principal, generation_service, stream_opener)
+    return await _stream(wire, sent, poll_seconds, principal, generation_service, stream_opener)
+
+
+def _wanted_wire(request: Request[Any, Any, Any]) -> Format | None:
+    """None for the plain JSON answer. Asked before the send: after its commit nothing is refused (protocol §2)."""
+    kinds = {part.partition(";")[0].strip() for part in request.headers.get("accept", "").lower().split(",")}
+    return format_of(request) if kinds & {Format.SSE, Format.NDJSON} else None
 
 
 async def _answer(
-    request: Request[Any, Any, Any],
+    wire: Format | None,
     sent: Sent,
     content: str | None,
     principal: Principal,
     generation_service: GenerationService,
     stream_opener: StreamOpener,
 ) -> Response[SentBody] | Response[bytes]:
-    accepted = request.headers.get("accept", "").lower()
-    if Format.SSE in accepted or Format.NDJSON in accepted:
-        return await _stream(request, sent, None, principal, generation_service, stream_opener)
+    if wire is not None:
+        return await _stream(wire, sent, None, principal, generation_service, stream_opener)
     generation = sent.generation
     if content is None:
         content = await generation_service.question(generation)
@@ -226,9 +236,9 @@ async def _answer(
 
 
 async def _stream(
-    request: Request[Any, Any, Any],
+    wire: Format,
     sent: Sent,
-    wait: float | None,
+    poll_seconds: float | None,
     principal: Principal,
     generation_service: GenerationService,
     stream_opener: StreamOpener,
@@ -238,9 +248,9 @@ async def _stream(
     return stream_opener.respond(
         reading.source,
         seq=reading.seq,
-        wire=format_of(request),
+        wire=wire,
         session_id=principal.session_id,
-        poll_seconds=poll_seconds_of(wait),
+        poll_seconds=poll_seconds,
         headers=_sent_headers(sent),
         on_delivered=(lambda: generation_service.mark_delivered(generation.id)) if reading.marks_end else None,
     )
