@@ -47,7 +47,7 @@ class Node:
         self.port = port or free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         self._log_path = folder / f"node-{self.port}.log"
-        self._environment = {
+        self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
             "PYTHONPATH": os.pathsep.join(sys.path),
@@ -73,7 +73,7 @@ class Node:
         with self._log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "llmchatbot", "serve"],
-                env=self._environment,
+                env=self.environment,
                 cwd=self._log_path.parent,
                 stdout=log,
                 stderr=log,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from litestar import get
 from litestar.di import NamedDependency
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from llmchatbot.models.principals import Principal
 from llmchatbot.models.usage import UsageSum
@@ -23,8 +23,12 @@ from llmchatbot.services.usage import UsageService
 async def list_usage(
     principal: NamedDependency[Principal],
     usage_service: NamedDependency[UsageService],
-    first: Annotated[date | None, Parameter(query="from", description="First day, UTC; by default 30 days.")] = None,
-    last: Annotated[date | None, Parameter(query="to", description="Last day, UTC; by default today.")] = None,
+    first: Annotated[
+        date | None, QueryParameter(name="from", required=False, description="First day, UTC; by default 30 days.")
+    ] = None,
+    last: Annotated[
+        date | None, QueryParameter(name="to", required=False, description="Last day, UTC; by default today.")
+    ] = None,
     group: Literal["day,model", "day", "model", "none"] = "day,model",
 ) -> list[UsageSum]:
     return await usage_service.sums(principal.user_id, first, last, by_day="day" in group, by_model="model" in group)
