@@ -137,11 +137,18 @@ async def delete(executor: Executor, user_id: UUID, chat_ids: Sequence[UUID]) ->
     return [record["id"] for record in records]
 
 
-async def lock_active_generations(executor: Executor, user_id: UUID, chat_ids: Sequence[UUID]) -> list[UUID]:
-    """Answers in the making, locked before their chats are: the order in which the end of an answer locks both."""
+async def lock_all_owned(executor: Executor, user_id: UUID, chat_ids: Sequence[UUID]) -> None:
+    """Before their generations, in the order that everybody keeps: the end of an answer locks its chat first."""
+    await executor.execute(
+        "SELECT FROM chats WHERE id = ANY($1::uuid[]) AND user_id = $2 ORDER BY id FOR UPDATE", chat_ids, user_id
+    )
+
+
+async def active_generations(executor: Executor, user_id: UUID, chat_ids: Sequence[UUID]) -> list[UUID]:
+    """Answers in the making."""
     records = await executor.fetch(
         "SELECT id FROM generations WHERE chat_id = ANY($1::uuid[]) AND user_id = $2 "
-        "AND status IN ('queued', 'running') ORDER BY id FOR UPDATE",
+        "AND status IN ('queued', 'running')",
         chat_ids,
         user_id,
     )

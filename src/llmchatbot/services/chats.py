@@ -163,30 +163,35 @@ class ChatService:
         return changed[0]
 
     async def _delete(self, user_id: UUID, chat_ids: Sequence[UUID], expected: Expected) -> Sequence[UUID]:
-        async def write() -> Sequence[UUID]:
+        async def write() -> tuple[Sequence[UUID], Sequence[UUID]]:
             async with self._database.transaction() as transaction:
                 return await self._delete_in(transaction, user_id, chat_ids, expected)
 
         if expected is not None:
             require_version(await self.get(user_id, chat_ids[0]), expected)
         # Before the rows go: an end that comes in time is still accounted; a late one finds no generation.
-        for generation_id in await chats.lock_active_generations(self._database, user_id, chat_ids):
+        for generation_id in await chats.active_generations(self._database, user_id, chat_ids):
             await self._wakeups.publish(wakeups.STOP, str(generation_id))
-        deleted = await retrying(write)
+        deleted, orphaned = await retrying(write)
+        for generation_id in orphaned:
+            # Their logs get no end: whoever follows one elsewhere would wait for it for ever.
+            await self._wakeups.publish(wakeups.ENDED, str(generation_id))
         if deleted:
             await self._tell(user_id)
         return deleted
 
     async def _delete_in(
         self, transaction: Connection, user_id: UUID, chat_ids: Sequence[UUID], expected: Expected
-    ) -> Sequence[UUID]:
-        await chats.lock_active_generations(transaction, user_id, chat_ids)
+    ) -> tuple[Sequence[UUID], Sequence[UUID]]:
+        """The chats that are gone, and the answers in the making that went with them."""
+        await chats.lock_all_owned(transaction, user_id, chat_ids)
         if expected is not None:
             require_version(await chats.lock_owned(transaction, user_id, chat_ids[0]), expected)
+        orphaned = await chats.active_generations(transaction, user_id, chat_ids)
         deleted = await chats.delete(transaction, user_id, chat_ids)
         events = [{"type": "chat.deleted", "chat_id": str(chat_id)} for chat_id in deleted]
         await user_events.append(transaction, user_id, *events)
-        return deleted
+        return deleted, orphaned
 
     async def _with_text_so_far(self, messages: Sequence[Message]) -> list[Message]:
         unfinished = {

@@ -171,6 +171,8 @@ class GenerationService:
                     characters=len(end.content),
                     usage=end.usage,
                 )
+            # It may be deleted meanwhile, and then gets no end.
+            await generations.get_owned(self._database, user_id, generation_id)
             if self._clock.monotonic() > deadline:
                 raise Unavailable("The answer is being stopped; ask again for the receipt.", retry_after=2)
             with contextlib.suppress(TimeoutError):

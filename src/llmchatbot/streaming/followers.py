@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 _READ_LIMIT = 1000
 _WATCH_SECONDS = 5.0
 _UNWATCHED_SECONDS = 30.0
+# Longer than any model may be silent. Readers then ask anew, and learn of an answer that was deleted.
+_SILENT_SECONDS = 120.0
 
 
 class Followers:
@@ -50,6 +52,8 @@ class Followers:
         self._supervisor = supervisor
         self._poll_seconds = poll_seconds
         self._wakes: dict[UUID, asyncio.Event] = {}
+        # Followed here and said to have ended; what their log does not tell, they were deleted with.
+        self._ended: set[UUID] = set()
 
     def start(self) -> None:
         self._wakeups.subscribe(wakeups.STORED, self._on_stored)
@@ -76,6 +80,8 @@ class Followers:
                 self._wake(generation_id)
 
     def _on_ended(self, payload: str) -> None:
+        if UUID(payload) in self._wakes:
+            self._ended.add(UUID(payload))
         self._wake(payload)
 
     def _wake(self, generation_id: str) -> None:
@@ -86,7 +92,8 @@ class Followers:
     async def _run(self, tail: Tail) -> None:
         generation_id = tail.generation_id
         wake = self._wakes[generation_id]
-        announced = unwatched_since = -1e9
+        announced, last = -1e9, tail.last
+        heard = watched = self._clock.monotonic()
         try:
             while not tail.ended and self._wakes.get(generation_id) is wake:
                 wake.clear()
@@ -94,19 +101,27 @@ class Followers:
                 if now - announced > _WATCH_SECONDS:
                     announced = now
                     await self._wakeups.publish(wakeups.WATCH, f"{generation_id} {self._node_id()}")
-                if not await self._pull(tail):
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(wake.wait(), self._poll_seconds)
+                said_to_have_ended = generation_id in self._ended
                 if tail.watched:
-                    unwatched_since = -1e9
-                elif unwatched_since < 0:
-                    unwatched_since = self._clock.monotonic()
-                elif self._clock.monotonic() - unwatched_since > _UNWATCHED_SECONDS:
-                    self._tails.drop(generation_id)
+                    watched = now
+                if await self._pull(tail):
+                    continue
+                if tail.last > last:
+                    last, heard = tail.last, now
+                if said_to_have_ended or now - heard > _SILENT_SECONDS or now - watched > _UNWATCHED_SECONDS:
+                    self._give_up(tail, wake)
                     return
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(wake.wait(), self._poll_seconds)
         finally:
             if self._wakes.get(generation_id) is wake:
                 del self._wakes[generation_id]
+            self._ended.discard(generation_id)
+
+    def _give_up(self, tail: Tail, wake: asyncio.Event) -> None:
+        """Nobody reads it, or no end will come: its readers are sent to ask anew."""
+        if not tail.ended and self._wakes.get(tail.generation_id) is wake:
+            self._tails.drop(tail.generation_id)
 
     async def _pull(self, tail: Tail) -> bool:
         """Whether there may be more at once."""

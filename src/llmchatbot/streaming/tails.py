@@ -62,7 +62,8 @@ class Tail:
 
     @property
     def watched(self) -> bool:
-        return bool(self._waiters)
+        # A reader that was cut off or whose long-poll ran out leaves a future that is done.
+        return any(not waiter.done() for waiter in self._waiters)
 
 
 class Tails:
