@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +29,7 @@ logger = logging.getLogger(__name__)
 _ADDRESS_VARIABLE = "LLMCHATBOT_WORKER_ADDRESS"
 _SOCKET_VARIABLE = "LLMCHATBOT_WORKER_SOCKET"
 _RESTART_PAUSE = 1.0
+_WATCH_PAUSE = 0.2
 # Connections beside the pools: writers, listeners, the doctor.
 _SPARE_CONNECTIONS = 20
 
@@ -151,27 +151,38 @@ def serve_as_worker(settings: Settings) -> None:
 
 def _run_workers(settings: Settings, address: Address, bound: socket.socket, say: Say) -> int:
     """Keep N workers until a signal; one that dies is started again, its answers are taken over by the others."""
-    stopping = threading.Event()
-
-    def stop(signal_number: int, frame: object) -> None:
-        stopping.set()
-        for worker in workers:
-            with contextlib.suppress(ProcessLookupError):
-                worker.send_signal(signal.SIGTERM)
-
     workers: list[subprocess.Popen[bytes]] = []
+    # A plain list: an event's lock could be held by the very loop that the handler interrupts.
+    signals: list[int] = []
+
+    def note(signal_number: int, frame: object) -> None:
+        signals.append(signal_number)
+        if len(signals) > 1:
+            # A second signal means: at once.
+            _terminate(workers)
+
+    signal.signal(signal.SIGTERM, note)
+    signal.signal(signal.SIGINT, note)
     workers.extend(_start_worker(settings, address, bound) for _ in range(settings.server.workers))
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
     say(_greeting(settings, None))
-    while not stopping.wait(0.2):
+    while not signals:
+        time.sleep(_WATCH_PAUSE)
         for index, worker in enumerate(workers):
-            if worker.poll() is not None and not stopping.wait(_RESTART_PAUSE):
+            if worker.poll() is not None and not signals:
                 logger.error("worker %s ended with code %s; starting another", worker.pid, worker.returncode)
+                time.sleep(_RESTART_PAUSE)
                 workers[index] = _start_worker(settings, address, bound)
     # The last worker that closes its copy closes the port.
     bound.close()
-    return max(abs(worker.wait()) for worker in workers)
+    _terminate(workers)
+    # One that was still starting has no handler yet, and nothing to lose.
+    return max((abs(code) for worker in workers if (code := worker.wait()) != -signal.SIGTERM), default=0)
+
+
+def _terminate(workers: list[subprocess.Popen[bytes]]) -> None:
+    for worker in workers:
+        with contextlib.suppress(ProcessLookupError):
+            worker.send_signal(signal.SIGTERM)
 
 
 def _start_worker(settings: Settings, address: Address, bound: socket.socket) -> subprocess.Popen[bytes]:
