@@ -70,6 +70,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: Annotated[Duration, Env("SERVER_DRAIN_TIMEOUT", "Time own answers may go on after SIGTERM.")] = (
         Duration(30)
     )
+    metrics_token: Annotated[
+        str, Env("METRICS_TOKEN", "Bearer token for /metrics; empty: only this machine may read it.", secret=True)
+    ] = ""
     log_level: Annotated[str, Env("LOG_LEVEL", "debug, info, warning or error.")] = "info"
     log_format: Annotated[str, Env("LOG_FORMAT", "text or json; empty: json in production.")] = ""
 

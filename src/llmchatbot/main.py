@@ -17,6 +17,7 @@ from llmchatbot.handlers import (
     health,
     messages,
     messages_list,
+    metrics,
     models,
     pages,
     search,
@@ -29,6 +30,7 @@ from llmchatbot.handlers.clients import caller_of, parse_networks
 from llmchatbot.handlers.cors import parse_origins
 from llmchatbot.handlers.docs import ApiDocument
 from llmchatbot.handlers.inputs import JsonRequest
+from llmchatbot.handlers.metrics import Figures, State
 from llmchatbot.handlers.openapi import Document, make_document
 from llmchatbot.handlers.outermost import Outermost
 from llmchatbot.handlers.problems import handle_app_error, handle_http_exception, handle_unexpected
@@ -51,9 +53,9 @@ API_ROUTES = (
 )
 
 
-def create_app(backend: Backend) -> Litestar:
+def create_app(backend: Backend, figures: Figures | None = None) -> Litestar:
     """The routes on a backend that is started and ended by whoever calls this."""
-    parts = _parts(backend)
+    parts = _parts(backend, figures)
     handlers: dict[Any, Any] = {
         AppError: handle_app_error,
         Unavailable: handle_passing_trouble,
@@ -64,7 +66,7 @@ def create_app(backend: Backend) -> Litestar:
     return Litestar(
         route_handlers=[
             Router("/api/v1", route_handlers=parts.bind_all(API_ROUTES)),
-            *parts.bind_all((*health.ROUTES, *docs.ROUTES, *pages.ROUTES)),
+            *parts.bind_all((*health.ROUTES, *metrics.ROUTES, *docs.ROUTES, *pages.ROUTES)),
         ],
         before_request=Door(backend.accounts.auth, backend.request_limits),
         exception_handlers=handlers,
@@ -78,26 +80,42 @@ def create_app(backend: Backend) -> Litestar:
 def create_asgi(backend: Backend) -> Outermost:
     """What the server runs: the application inside the layer that every answer passes."""
     server = backend.settings.server
-    app: Any = create_app(backend)
+    figures = Figures(_states(backend), token=server.metrics_token)
+    app: Any = create_app(backend, figures)
     return Outermost(
         app,
         body_timeout=server.read_timeout,
         route_timeout=server.request_timeout,
         cors=parse_origins(server.cors_origins),
+        observe=figures.observe,
     )
+
+
+def _states(backend: Backend) -> list[State]:
+    database, writer = backend.database, backend.writer
+    return [
+        State(name="open_streams", help="Readers of this process.", read=lambda: len(backend.streams)),
+        State(name="active_generations", help="Answers that this process makes.", read=lambda: len(backend.maker)),
+        State(name="tails", help="Answers whose newest events are in memory.", read=lambda: len(backend.tails)),
+        State(name="database_connections", help="Open connections of the pool.", read=lambda: database.size),
+        State(name="database_connections_in_use", help="Connections handed out.", read=lambda: database.in_use),
+        State(name="draining", help="1 while this process ends.", read=lambda: int(backend.node.draining)),
+        State(name="rounds", help="Rounds of the writer.", read=lambda: writer.rounds, counts=True),
+        State(name="events_stored", help="Events stored in rounds.", read=lambda: writer.events, counts=True),
+    ]
 
 
 def describe_api(backend: Backend) -> Document:
     """The OpenAPI document. Nothing of the backend is used but that it is there to be bound."""
-    return _describe(_parts(backend))
+    return _describe(_parts(backend, None))
 
 
 def _describe(parts: Parts) -> Document:
     return make_document(parts.bind_all(API_ROUTES), parts.bind_all(health.ROUTES))
 
 
-def _parts(backend: Backend) -> Parts:
-    of_process = _parts_of_process(backend)
+def _parts(backend: Backend, figures: Figures | None) -> Parts:
+    of_process = {**_parts_of_process(backend), "figures": figures}
     parts = Parts(of_process=of_process, of_request=_parts_of_request(backend))
     of_process["api_document"] = ApiDocument(lambda: _describe(parts))
     return parts

@@ -1,0 +1,94 @@
+"""Figures for whoever watches: Prometheus text, by route and never by person, counted outside of the token's path."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, get
+from litestar.di import NamedDependency
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from llmchatbot.errors import NotFound
+from llmchatbot.handlers.authentication import PUBLIC
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 300)
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is true now: read when it is asked for. `counts`: it only ever rises."""
+
+    name: str
+    help: str
+    read: Callable[[], float]
+    counts: bool = False
+
+
+class Figures:
+    """Counters of requests, and what the parts of the process know when they are asked."""
+
+    def __init__(self, states: Iterable[State], *, token: str) -> None:
+        self.registry = CollectorRegistry()
+        self._token = token
+        self._requests = Counter(
+            "llmchatbot_requests", "Answers by route and status.", ("route", "method", "status"), registry=self.registry
+        )
+        self._seconds = Histogram(
+            "llmchatbot_request_seconds",
+            "Time to the end of the answer; of a stream, its life.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.registry.register(_States(states))
+
+    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Called by the outermost layer for every request."""
+        self._requests.labels(route, method, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def require_watcher(self, request: Request[Any, Any, Any]) -> None:
+        """Raises NotFound unless METRICS_TOKEN is presented or, without one, the caller is on this machine."""
+        if self._token:
+            given = request.headers.get("authorization", "").removeprefix("Bearer ")
+            if not hmac.compare_digest(given.encode(), self._token.encode()):
+                raise NotFound
+        elif not _is_local(request):
+            raise NotFound
+
+
+class _States(Collector):
+    def __init__(self, states: Iterable[State]) -> None:
+        self._states = tuple(states)
+
+    def collect(self) -> Iterator[Metric]:
+        for state in self._states:
+            family = CounterMetricFamily if state.counts else GaugeMetricFamily
+            yield family(f"llmchatbot_{state.name}", state.help, value=state.read())
+
+
+def _is_local(request: Request[Any, Any, Any]) -> bool:
+    """A proxy on this machine speaks for the whole world, and says so in a header."""
+    client = request.scope.get("client")
+    if client is None or "x-forwarded-for" in request.headers or "forwarded" in request.headers:
+        return False
+    try:
+        return ipaddress.ip_address(client[0]).is_loopback
+    except ValueError:
+        return False
+
+
+@get("/metrics", opt=PUBLIC, summary="Figures for Prometheus", operation_id="metrics", include_in_schema=False)
+async def metrics(request: Request[Any, Any, Any], figures: NamedDependency[Figures]) -> Response[bytes]:
+    """To this machine alone, or to whoever presents METRICS_TOKEN."""
+    figures.require_watcher(request)
+    return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+ROUTES = (metrics,)

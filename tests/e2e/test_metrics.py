@@ -1,0 +1,38 @@
+"""Figures for whoever watches: by route, never by person, and not for the world."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+from nodes import Node, Person
+
+StartNode = Callable[..., Awaitable[Node]]
+
+
+async def scrape(node: Node, **headers: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(f"{node.base}/metrics", headers=headers) as response:
+        return response.status, await response.text()
+
+
+async def test_requests_are_counted_by_route_and_nobody_is_named(person: Person) -> None:
+    chat = await person.chat()
+    await person.events(await person.start(chat, "[[rate=0 tokens=5]] canary-text"))
+    status, text = await scrape(person.node)
+    assert status == 200
+    assert 'llmchatbot_requests_total{method="POST",route="/api/v1/chats/{chat_id}/messages",status="201"}' in text
+    assert "llmchatbot_events_stored_total" in text
+    assert "llmchatbot_active_generations 0.0" in text
+    assert chat not in text
+    assert "canary" not in text
+
+
+async def test_behind_a_proxy_nobody_may_read_them(person: Person) -> None:
+    assert (await scrape(person.node, **{"X-Forwarded-For": "203.0.113.7"}))[0] == 404
+
+
+async def test_token_opens_them_and_nothing_else_does(start_node: StartNode) -> None:
+    node = await start_node(METRICS_TOKEN="a token for the watcher")
+    assert (await scrape(node))[0] == 404
+    assert (await scrape(node, Authorization="Bearer wrong"))[0] == 404
+    assert (await scrape(node, Authorization="Bearer a token for the watcher"))[0] == 200
