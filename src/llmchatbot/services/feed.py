@@ -59,10 +59,13 @@ class FeedSource:
             await self._waiter
         self._news = False
         try:
-            self._events += await self._read(self.last)
+            events = await self._read(self.last)
         except DatabaseUnavailable:
             # The next heartbeat looks again.
             return
+        self._events += events
+        # What came back full may have been cut.
+        self._news = self._news or len(events) >= _READ_LIMIT
 
 
 class FeedReading(msgspec.Struct, frozen=True):
