@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Request, Response, get
+from litestar.di import NamedDependency
+from litestar.params import FromQuery
 
 from llmchatbot.handlers.deadlines import STREAM
 from llmchatbot.handlers.stream_responses import StreamOpener, format_of, poll_seconds_of
@@ -25,11 +27,11 @@ from llmchatbot.services.feed import FeedService
 )
 async def stream_events(
     request: Request[Any, Any, Any],
-    principal: Principal,
-    feed_service: FeedService,
-    stream_opener: StreamOpener,
-    last_event_id: str | None = None,
-    wait: float | None = None,
+    principal: NamedDependency[Principal],
+    feed_service: NamedDependency[FeedService],
+    stream_opener: NamedDependency[StreamOpener],
+    last_event_id: FromQuery[str | None] = None,
+    wait: FromQuery[float | None] = None,
 ) -> Response[bytes]:
     wire = format_of(request)
     poll_seconds = poll_seconds_of(wait)

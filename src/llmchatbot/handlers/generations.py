@@ -8,6 +8,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery
 
 from llmchatbot.errors import InvalidToken
 from llmchatbot.handlers.authentication import TICKET
@@ -40,7 +42,9 @@ class TicketBody(msgspec.Struct, kw_only=True, frozen=True):
 
 @get("/generations/{generation_id:uuid}", summary="State of an answer", operation_id="getGeneration")
 async def get_generation(
-    generation_id: UUID, principal: Principal, generation_service: GenerationService
+    generation_id: FromPath[UUID],
+    principal: NamedDependency[Principal],
+    generation_service: NamedDependency[GenerationService],
 ) -> GenerationBody:
     generation = await generation_service.get_owned(principal.user_id, generation_id)
     return GenerationBody(
@@ -64,7 +68,9 @@ async def get_generation(
     operation_id="getGenerationPrompt",
 )
 async def get_prompt(
-    generation_id: UUID, principal: Principal, generation_service: GenerationService
+    generation_id: FromPath[UUID],
+    principal: NamedDependency[Principal],
+    generation_service: NamedDependency[GenerationService],
 ) -> dict[str, Any]:
     return await generation_service.prompt(principal.user_id, generation_id)
 
@@ -78,12 +84,12 @@ async def get_prompt(
 )
 async def stream_generation(
     request: Request[Any, Any, Any],
-    generation_id: UUID,
-    generation_service: GenerationService,
-    stream_opener: StreamOpener,
-    last_event_id: str | None = None,
-    ticket: str | None = None,
-    wait: float | None = None,
+    generation_id: FromPath[UUID],
+    generation_service: NamedDependency[GenerationService],
+    stream_opener: NamedDependency[StreamOpener],
+    last_event_id: FromQuery[str | None] = None,
+    ticket: FromQuery[str | None] = None,
+    wait: FromQuery[float | None] = None,
 ) -> Response[bytes]:
     principal: Principal | None = request.scope.get("user")
     if principal is None:
@@ -127,7 +133,11 @@ async def read_stream(
     operation_id="stopGeneration",
     description="Answers with a receipt after the upstream connection is closed; twice gives the same receipt.",
 )
-async def stop_generation(generation_id: UUID, principal: Principal, generation_service: GenerationService) -> Receipt:
+async def stop_generation(
+    generation_id: FromPath[UUID],
+    principal: NamedDependency[Principal],
+    generation_service: NamedDependency[GenerationService],
+) -> Receipt:
     return await generation_service.stop(principal.user_id, generation_id)
 
 
@@ -138,7 +148,9 @@ async def stop_generation(generation_id: UUID, principal: Principal, generation_
     description="For a native EventSource on another origin: `?ticket=`, minutes to live, for this stream only.",
 )
 async def issue_ticket(
-    generation_id: UUID, principal: Principal, generation_service: GenerationService
+    generation_id: FromPath[UUID],
+    principal: NamedDependency[Principal],
+    generation_service: NamedDependency[GenerationService],
 ) -> Response[TicketBody]:
     ticket = await generation_service.issue_ticket(principal, generation_id)
     body = TicketBody(

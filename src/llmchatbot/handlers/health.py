@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from litestar import Response, get, head
+from litestar.di import NamedDependency
 
 from llmchatbot import __version__
 from llmchatbot.handlers.authentication import PUBLIC
@@ -34,7 +35,7 @@ async def health_head() -> None:
     operation_id="ready",
     description="503 when the database, its schema or a drain stands in the way; models are only `degraded`.",
 )
-async def ready(health_service: HealthService) -> Response[Readiness]:
+async def ready(health_service: NamedDependency[HealthService]) -> Response[Readiness]:
     readiness = await health_service.readiness()
     return Response(readiness, status_code=200 if readiness.ready else 503, headers={"Cache-Control": "no-store"})
 

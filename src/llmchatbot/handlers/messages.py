@@ -8,6 +8,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, JSONBody
 
 from llmchatbot.errors import FieldError, Forbidden, InvalidInput, MethodNotAllowed, NotFound
 from llmchatbot.handlers.deadlines import STREAM
@@ -77,13 +79,13 @@ class SentBody(msgspec.Struct, kw_only=True, frozen=True):
 )
 async def send_message(
     request: Request[Any, Any, Any],
-    chat_id: UUID,
-    data: SendMessage,
-    principal: Principal,
-    message_service: MessageService,
-    generation_service: GenerationService,
-    stream_opener: StreamOpener,
-    request_limits: RequestLimits,
+    chat_id: FromPath[UUID],
+    data: JSONBody[SendMessage],
+    principal: NamedDependency[Principal],
+    message_service: NamedDependency[MessageService],
+    generation_service: NamedDependency[GenerationService],
+    stream_opener: NamedDependency[StreamOpener],
+    request_limits: NamedDependency[RequestLimits],
 ) -> Response[SentBody] | Response[bytes]:
     key = idempotency_key(request.headers.get("idempotency-key"), data.request_id)
     wire = _wanted_wire(request)
@@ -113,14 +115,14 @@ async def send_message(
 )
 async def continue_message(
     request: Request[Any, Any, Any],
-    chat_id: UUID,
-    message_id: UUID,
-    principal: Principal,
-    message_service: MessageService,
-    generation_service: GenerationService,
-    stream_opener: StreamOpener,
-    request_limits: RequestLimits,
-    data: Again | None = None,
+    chat_id: FromPath[UUID],
+    message_id: FromPath[UUID],
+    principal: NamedDependency[Principal],
+    message_service: NamedDependency[MessageService],
+    generation_service: NamedDependency[GenerationService],
+    stream_opener: NamedDependency[StreamOpener],
+    request_limits: NamedDependency[RequestLimits],
+    data: JSONBody[Again | None] = None,
 ) -> Response[SentBody] | Response[bytes]:
     wire = _wanted_wire(request)
     request_limits.check_message(principal)
@@ -138,14 +140,14 @@ async def continue_message(
 )
 async def regenerate_message(
     request: Request[Any, Any, Any],
-    chat_id: UUID,
-    message_id: UUID,
-    principal: Principal,
-    message_service: MessageService,
-    generation_service: GenerationService,
-    stream_opener: StreamOpener,
-    request_limits: RequestLimits,
-    data: Again | None = None,
+    chat_id: FromPath[UUID],
+    message_id: FromPath[UUID],
+    principal: NamedDependency[Principal],
+    message_service: NamedDependency[MessageService],
+    generation_service: NamedDependency[GenerationService],
+    stream_opener: NamedDependency[StreamOpener],
+    request_limits: NamedDependency[RequestLimits],
+    data: JSONBody[Again | None] = None,
 ) -> Response[SentBody] | Response[bytes]:
     wire = _wanted_wire(request)
     request_limits.check_message(principal)
@@ -166,18 +168,18 @@ async def regenerate_message(
 )
 async def stream_chat(
     request: Request[Any, Any, Any],
-    chat_id: UUID,
-    principal: Principal,
-    message_service: MessageService,
-    generation_service: GenerationService,
-    stream_opener: StreamOpener,
-    request_limits: RequestLimits,
-    get_streams_enabled: bool,
-    message: str | None = None,
-    request_id: str | None = None,
-    last_event_id: str | None = None,
-    if_busy: IfBusy | None = None,
-    wait: float | None = None,
+    chat_id: FromPath[UUID],
+    principal: NamedDependency[Principal],
+    message_service: NamedDependency[MessageService],
+    generation_service: NamedDependency[GenerationService],
+    stream_opener: NamedDependency[StreamOpener],
+    request_limits: NamedDependency[RequestLimits],
+    get_streams_enabled: NamedDependency[bool],
+    message: FromQuery[str | None] = None,
+    request_id: FromQuery[str | None] = None,
+    last_event_id: FromQuery[str | None] = None,
+    if_busy: FromQuery[IfBusy | None] = None,
+    wait: FromQuery[float | None] = None,
 ) -> Response[bytes]:
     if not get_streams_enabled:
         raise MethodNotAllowed("Sending by GET is turned off here; POST to /api/v1/chats/{id}/messages.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from litestar import get
+from litestar.di import NamedDependency
 
 from llmchatbot.llm.gateway import ModelGateway
 
@@ -23,7 +24,7 @@ class ModelBody(msgspec.Struct, kw_only=True, frozen=True):
 
 
 @get("/models", summary="Models", operation_id="listModels")
-async def list_models(gateway: ModelGateway) -> list[ModelBody]:
+async def list_models(gateway: NamedDependency[ModelGateway]) -> list[ModelBody]:
     default = gateway.default_model()
     return [
         ModelBody(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from litestar import get
 from litestar.di import NamedDependency
-from litestar.params import QueryParameter
+from litestar.params import FromQuery, QueryParameter
 
 from llmchatbot.models.principals import Principal
 from llmchatbot.models.usage import UsageSum
@@ -29,7 +29,7 @@ async def list_usage(
     last: Annotated[
         date | None, QueryParameter(name="to", required=False, description="Last day, UTC; by default today.")
     ] = None,
-    group: Literal["day,model", "day", "model", "none"] = "day,model",
+    group: FromQuery[Literal["day,model", "day", "model", "none"]] = "day,model",
 ) -> list[UsageSum]:
     return await usage_service.sums(principal.user_id, first, last, by_day="day" in group, by_model="model" in group)
 
