@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
@@ -140,6 +141,22 @@ async def test_next_said_twice_in_a_row_is_two_messages(person: Person) -> None:
         # The end was written to a reader; that it was is stored right after.
         await asyncio.sleep(0.2)
     assert [message["role"] for message in await person.messages(chat)] == ["user", "assistant"] * 2
+
+
+async def test_next_said_again_as_soon_as_the_end_is_read_is_another_message(person: Person) -> None:
+    """The end is noted before it is written: whoever reads it may act upon it at once."""
+    chat = await scripted_chat(person)
+    seen: set[str] = set()
+    async with contextlib.AsyncExitStack() as still_open:
+        for _ in range(30):
+            path = f"/api/v1/stream/chat/{chat}?message={quote('[[rate=0 tokens=1]]')}"
+            response = await still_open.enter_async_context(person.stream(path))
+            async for event in read_events(response):
+                if event["type"] == "start":
+                    seen.add(event["generation_id"])
+                if event["type"] == "complete":
+                    break
+    assert len(seen) == 30
 
 
 async def test_end_that_nobody_saw_is_joined_for_ten_seconds(person: Person) -> None:

@@ -89,7 +89,7 @@ class StreamOpener:
         on_delivered: Callable[[], Awaitable[None]] | None = None,
         on_closed: Callable[[], None] | None = None,
     ) -> Response[bytes]:
-        """`on_delivered` is awaited after the last event of an ended source was written."""
+        """`on_delivered` is awaited right before the last event of an ended source is written to a reader."""
 
         async def application(scope: Any, receive: Receive, send: Send) -> None:
             # The head goes through every layer, frames through none: thousands a second would pay for them.
@@ -98,16 +98,15 @@ class StreamOpener:
             async def write(data: bytes, more: bool) -> None:
                 await raw_send({"type": "http.response.body", "body": data, "more_body": more})
 
-            await send(_start(wire, headers))
             stream = Stream(source, seq=seq, wire=wire, send=write, session_id=session_id, clock=self._clock)
+            stream.before_end = on_delivered
             self._streams.add(stream)
             watch = DisconnectWatch(receive, stream.leave)
             try:
+                await send(_start(wire, headers))
                 await stream.run(opening=wire.opening(), poll_seconds=poll_seconds)
                 if not stream.gone:
                     await write(b"", False)
-                if stream.delivered_end and on_delivered is not None:
-                    await on_delivered()
             except asyncio.CancelledError:
                 # Our own ticker (a reader that takes nothing, a device that was logged out): close without a word.
                 # Whoever takes nothing would not take the end either: without one the server breaks the connection.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import secrets
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +15,7 @@ import msgspec
 
 from llmchatbot.clock import Clock
 from llmchatbot.database.pool import Database
-from llmchatbot.errors import InvalidToken, NotFound, Unavailable
+from llmchatbot.errors import DatabaseUnavailable, InvalidToken, NotFound, Unavailable
 from llmchatbot.models.generations import Cursor, Generation, Receipt
 from llmchatbot.models.principals import Principal
 from llmchatbot.repositories import generations, messages, stream_tickets
@@ -25,6 +26,8 @@ from llmchatbot.streaming.store import Store
 from llmchatbot.streaming.streams import Source
 from llmchatbot.streaming.tails import Excerpt, ResetView, Tail, Tails
 from llmchatbot.streaming.wakeups import WakeUps
+
+logger = logging.getLogger(__name__)
 
 # Longer than a lease and its takeover: a stop asked of a dead node is carried out by its successor.
 _STOP_SECONDS = 15.0
@@ -184,7 +187,11 @@ class GenerationService:
         return await generations.find_prompt(self._database, user_id, generation_id) or {}
 
     async def mark_delivered(self, generation_id: UUID) -> None:
-        await generations.mark_delivered(self._database, generation_id)
+        """Never raises: the reader gets its end all the same."""
+        try:
+            await generations.mark_delivered(self._database, generation_id)
+        except DatabaseUnavailable:
+            logger.info("the end of generation %s was not marked as delivered", generation_id)
 
     async def issue_ticket(self, principal: Principal, generation_id: UUID) -> Ticket:
         """For a native EventSource on another origin. Only its hash is stored. Raises NotFound."""

@@ -59,6 +59,7 @@ class Stream:
         "_clock",
         "_send",
         "_wire",
+        "before_end",
         "delivered_end",
         "farewell",
         "gone",
@@ -85,6 +86,8 @@ class Stream:
         self.sending_since: float | None = None
         self.last_sent = clock.monotonic()
         self.delivered_end = False
+        # Awaited right before the last event of a source that has ended is written: a reader may act upon it at once.
+        self.before_end: Callable[[], Awaitable[None]] | None = None
         self._wire = wire
         self._send = send
         self._clock = clock
@@ -101,6 +104,8 @@ class Stream:
                 return
             if source.last > self.seq:
                 payloads = self._next_piece(source)
+                if self.before_end is not None and source.ended and self.seq + len(payloads) >= source.last:
+                    await self.before_end()
                 await self._write(head + self._wire.render(source.stream_id, self.seq + 1, payloads))
                 head, sent = b"", True
                 self.seq += len(payloads)
