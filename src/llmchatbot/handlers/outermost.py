@@ -22,6 +22,7 @@ from llmchatbot.handlers.cors import CorsRules
 from llmchatbot.handlers.deadlines import DEADLINE, Deadline
 from llmchatbot.handlers.problems import plain_answer
 from llmchatbot.handlers.security_headers import with_security_headers
+from llmchatbot.observability import request_id as current_request
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("llmchatbot.access")
@@ -30,9 +31,10 @@ RAW_SEND = "raw_send"
 # A stream that a handler has made. It runs after the framework has returned: the framework's frames and the request
 # would otherwise be kept for as long as the stream is open, 20 KB each.
 STREAM_APPLICATION = "stream_application"
-REQUEST_ID = "request_id"
 # Of a proxy in front of us: shown again, so that its log and ours can be laid side by side. No room for a line of log.
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+# Anybody can make up more of them, and each would be a figure of its own.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _QUIET = frozenset({"/health", "/health/ready", "/metrics", "/assets/{path:path}"})
 
 
@@ -111,7 +113,7 @@ class Outermost:
         origin, request_id, hosts = _look_at(scope["headers"])
         if request_id is None:
             request_id = f"{self._prefix}-{next(self._numbers):x}".encode()
-        scope[REQUEST_ID] = request_id.decode()
+        current_request.set(request_id.decode())
         more: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id)]
         if self._cors is not None:
             more += self._cors.headers_for(origin)
@@ -120,19 +122,17 @@ class Outermost:
     def _refusal_for(self, error: Exception, deadline: Deadline, scope: Any) -> AppError:
         """What the framework could not answer: a request out of time, or a fault that the server would swallow."""
         if isinstance(error, TimeoutError) and deadline.clock.expired():
-            logger.warning("out of time: %s %s request=%s", scope["method"], _route_of(scope), scope[REQUEST_ID])
+            logger.warning("out of time: %s %s", scope["method"], _route_of(scope))
             return deadline.error()
-        logger.error("unexpected error: %s request=%s", _route_of(scope), scope[REQUEST_ID], exc_info=error)
+        logger.error("unexpected error: %s", _route_of(scope), exc_info=error)
         return InternalError()
 
     def _note(self, scope: Any, status: int, seconds: float) -> None:
         route = _route_of(scope)
-        method: str = scope["method"]
+        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
         self._observe(route, method, status, seconds)
         if self._access_log and route not in _QUIET:
-            access_logger.info(
-                "%s %s %s %.1f ms request=%s", method, route, status, seconds * 1000, scope.get(REQUEST_ID)
-            )
+            access_logger.info("%s %s %s %.1f ms", method, route, status, seconds * 1000)
 
 
 def _route_of(scope: Any) -> str:

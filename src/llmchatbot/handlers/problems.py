@@ -24,6 +24,7 @@ from llmchatbot.errors import (
     Unauthenticated,
     UnsupportedMediaType,
 )
+from llmchatbot.observability import describe
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ async def plain_answer(send: Send, error: AppError) -> None:
 
 def handle_app_error(request: Request[Any, Any, Any], error: AppError) -> Response[bytes]:
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.warning("refused with %s %s: %s", error.status, error.code, error.__cause__ or error.detail)
+        logger.warning("refused with %s %s: %s", error.status, error.code, describe(error.__cause__ or error))
     return render(error)
 
 
