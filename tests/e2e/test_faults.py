@@ -23,8 +23,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from aiohttp import web
-from nodes import Event, Node, Person, text_of
-from tests.conftest import run_apart
+from nodes import Event, Node, Person, database_environment, free_port, text_of
+from tests.conftest import PostgresServer, run_apart
 
 from llmchatbot.database.address import Address
 from llmchatbot.database.cluster import ROLE
@@ -50,18 +50,16 @@ class Upstream:
     def __init__(self) -> None:
         self.written = 0
         self.closed = asyncio.Event()
-        self.url = ""
         self.runner: web.AppRunner | None = None
 
-    async def start(self) -> None:
+    async def start(self, port: int) -> None:
         app = web.Application()
         app.router.add_post("/api/v1/generate/stream", self.generate)
         app.router.add_get("/health", self.health)
         # So that a closed connection cancels the handler, as it stops a model.
         self.runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
         await self.runner.setup()
-        await web.TCPSite(self.runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self.runner.addresses[0][1]}"
+        await web.TCPSite(self.runner, "127.0.0.1", port).start()
 
     async def health(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "healthy", "model_loaded": True, "device": "cpu"})
@@ -91,20 +89,31 @@ class Upstream:
         self.written += 1
 
 
+@pytest.fixture(scope="module")
+def customer(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, int]]:
+    """A node, and the port where it looks for its LLM service."""
+    address, port = run_apart(postgres.create()), free_port()
+    service = {"LLM_SERVICE_URL": f"http://127.0.0.1:{port}", "LLM_SERVICE_PROTOCOL": "ndjson"}
+    node = Node(tmp_path_factory.mktemp("customer"), {**database_environment(address), **service})
+    run_apart(node.start())
+    yield node, port
+    node.end()
+    run_apart(postgres.drop(address.database))
+
+
 @pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
+async def upstream(customer: tuple[Node, int]) -> AsyncIterator[Upstream]:
     service = Upstream()
-    await service.start()
+    await service.start(customer[1])
     yield service
     assert service.runner is not None
     await service.runner.cleanup()
 
 
 @pytest.fixture
-async def served(start_node: StartNode, upstream: Upstream) -> AsyncIterator[Person]:
+async def served(customer: tuple[Node, int], upstream: Upstream) -> AsyncIterator[Person]:
     """Somebody whose messages go to `upstream`."""
-    node = await start_node(LLM_SERVICE_URL=upstream.url, LLM_SERVICE_PROTOCOL="ndjson", DEFAULT_MODEL="default")
-    async with Person(node) as somebody:
+    async with Person(customer[0]) as somebody:
         yield somebody
 
 
