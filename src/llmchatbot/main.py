@@ -81,6 +81,7 @@ def create_asgi(backend: Backend) -> Outermost:
     """What the server runs: the application inside the layer that every answer passes."""
     server = backend.settings.server
     figures = Figures(_states(backend), token=server.metrics_token)
+    backend.maker.on_paced = figures.observe_pace
     app: Any = create_app(backend, figures)
     return Outermost(
         app,
@@ -101,6 +102,9 @@ def _states(backend: Backend) -> list[State]:
         State(name="database_connections_in_use", help="Connections handed out.", read=lambda: database.in_use),
         State(name="draining", help="1 while this process ends.", read=lambda: int(backend.node.draining)),
         State(name="rounds", help="Rounds of the writer.", read=lambda: writer.rounds, counts=True),
+        State(
+            name="events_waiting", help="Answers with events that wait for the next round.", read=lambda: writer.waiting
+        ),
         State(name="events_stored", help="Events stored in rounds.", read=lambda: writer.events, counts=True),
     ]
 

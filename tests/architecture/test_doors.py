@@ -11,7 +11,7 @@ from llmchatbot.handlers.authentication import Door
 PUBLIC = {
     *("/api/v1/auth/register", "/api/v1/auth/login", "/api/v1/auth/guest", "/api/v1/auth/refresh"),
     *("/api/v1/auth/logout", "/health", "/health/ready", "/metrics", "/openapi.json", "/docs", "/", "/favicon.ico"),
-    "/assets/{path:path}",
+    "/assets/{path}",
 }
 
 

@@ -23,6 +23,11 @@ async def test_requests_are_counted_by_route_and_nobody_is_named(person: Person)
     assert 'llmchatbot_requests_total{method="POST",route="/api/v1/chats/{chat_id}/messages",status="201"}' in text
     assert "llmchatbot_events_stored_total" in text
     assert "llmchatbot_active_generations 0.0" in text
+    assert 'llmchatbot_generations_total{model="scripted",status="completed"}' in text
+    assert 'llmchatbot_first_token_seconds_count{model="scripted"}' in text
+    assert 'llmchatbot_tokens_per_second_count{model="scripted"}' in text
+    assert "llmchatbot_events_waiting 0.0" in text
+    assert "llmchatbot_process_resident_memory_bytes" in text
     assert chat not in text
     assert "canary" not in text
 
@@ -36,3 +41,12 @@ async def test_token_opens_them_and_nothing_else_does(start_node: StartNode) -> 
     assert (await scrape(node))[0] == 404
     assert (await scrape(node, Authorization="Bearer wrong"))[0] == 404
     assert (await scrape(node, Authorization="Bearer a token for the watcher"))[0] == 200
+
+
+async def test_what_a_caller_makes_up_becomes_no_figure(person: Person) -> None:
+    for method in ("BREW", "FETCH"):
+        async with person.session.request(method, f"{person.node.base}/api/v1/made-up-{method}") as response:
+            assert response.status in {404, 405}
+    _, text = await scrape(person.node)
+    assert "made-up" not in text
+    assert "BREW" not in text

@@ -10,14 +10,16 @@ from typing import Any
 import msgspec
 from litestar import Request, Response, get
 from litestar.di import NamedDependency
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from llmchatbot.errors import NotFound
 from llmchatbot.handlers.authentication import PUBLIC
+from llmchatbot.services.jobs import Pace
 
+_PACES = (1, 2, 5, 10, 20, 35, 50, 75, 100, 150, 200, 350, 500, 1000)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 300)
 
 
@@ -31,7 +33,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figures:
-    """Counters of requests, and what the parts of the process know when they are asked."""
+    """Counters of requests and answers, and what the parts of the process know when they are asked."""
 
     def __init__(self, states: Iterable[State], *, token: str) -> None:
         self.registry = CollectorRegistry()
@@ -46,12 +48,47 @@ class Figures:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._generations = Counter(
+            "llmchatbot_generations",
+            "Answers of models by how they ended.",
+            ("model", "status"),
+            registry=self.registry,
+        )
+        self._first_text = Histogram(
+            "llmchatbot_first_token_seconds",
+            "From asking the model to its first text.",
+            ("model",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._pace = Histogram(
+            "llmchatbot_tokens_per_second",
+            "Of one answer, from its first text on.",
+            ("model",),
+            buckets=_PACES,
+            registry=self.registry,
+        )
         self.registry.register(_States(states))
+        ProcessCollector(namespace="llmchatbot", registry=self.registry)
+        # Finding a child by its labels costs more than counting.
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Called by the outermost layer for every request."""
-        self._requests.labels(route, method, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        """Called by the outermost layer for every request. Routes, methods and statuses are few and ours."""
+        children = self._children.get((route, method, status))
+        if children is None:
+            children = self._requests.labels(route, method, str(status)), self._seconds.labels(route)
+            self._children[route, method, status] = children
+        children[0].inc()
+        children[1].observe(seconds)
+
+    def observe_pace(self, pace: Pace) -> None:
+        """Once an answer, at its end."""
+        self._generations.labels(pace.model, pace.status.value).inc()
+        if pace.first_text is not None:
+            self._first_text.labels(pace.model).observe(pace.first_text)
+        if pace.tokens_per_second is not None:
+            self._pace.labels(pace.model).observe(pace.tokens_per_second)
 
     def require_watcher(self, request: Request[Any, Any, Any]) -> None:
         """Raises NotFound unless METRICS_TOKEN is presented or, without one, the caller is on this machine."""

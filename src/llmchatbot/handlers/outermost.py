@@ -35,7 +35,7 @@ STREAM_APPLICATION = "stream_application"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 # Anybody can make up more of them, and each would be a figure of its own.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_QUIET = frozenset({"/health", "/health/ready", "/metrics", "/assets/{path:path}"})
+_QUIET = frozenset({"/health", "/health/ready", "/metrics", "/assets/{path}"})
 
 
 class RequestObserver(Protocol):

@@ -27,7 +27,7 @@ from llmchatbot.llm.events import (
 from llmchatbot.llm.events import Usage as ModelUsage
 from llmchatbot.llm.gateway import GatewayRequest, ModelGateway
 from llmchatbot.models.generations import Generation, Status
-from llmchatbot.services.jobs import Job, ending_of
+from llmchatbot.services.jobs import Job, Pace, ending_of, pace_of
 from llmchatbot.services.prompts import PromptBuilder
 from llmchatbot.streaming import payloads, wakeups
 from llmchatbot.streaming.drafts import Draft
@@ -73,6 +73,7 @@ class AnswerMaker:
         # About to be committed, and started right after.
         self._reserved: set[UUID] = set()
         self.on_finished = on_finished
+        self.on_paced: Callable[[Pace], None] = lambda pace: None
         writer.on_lost = self._on_lost
 
     def __len__(self) -> int:
@@ -220,10 +221,14 @@ class AnswerMaker:
         job.prompt_texts = [message.content for message in request.messages]
         for notice in notices:
             job.draft.add_event(payloads.notice(notice.code, notice.text, notice.data))
+        loop = asyncio.get_running_loop()
+        job.asked_at, before = loop.time(), job.draft.bytes
         try:
             async with asyncio.timeout(self._limits.answer_time), aclosing(self._gateway.stream(request)) as batches:
                 async for batch in batches:
                     self._take(job, batch)
+                    if job.first_at is None and job.draft.bytes > before:
+                        job.first_at = loop.time()
                     self._writer.touch(job.draft)
                     if job.draft.bytes > self._limits.answer_bytes:
                         raise AnswerTooLong(f"The answer reached the limit of {self._limits.answer_bytes} bytes.")
@@ -283,6 +288,7 @@ class AnswerMaker:
         if job.draft.lost:
             return
         ending = ending_of(job, failure, self._prompts)
+        pace = pace_of(job, ending.status, ending.usage.output_tokens, asyncio.get_running_loop().time())
         pause = 0.05
         while True:
             try:
@@ -300,6 +306,7 @@ class AnswerMaker:
         job.draft.tail.extend(ending.seq, [ending.payload])
         await self._wakeups.publish(wakeups.ENDED, str(job.generation.id))
         await self._wakeups.publish(wakeups.USER_EVENT, str(job.generation.user_id))
+        self.on_paced(pace)
         self.on_finished(job.generation, ending.status)
 
     async def _store_again(self, draft: Draft) -> None:

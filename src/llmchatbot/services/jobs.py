@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+import msgspec
+
 from llmchatbot.errors import AnswerTooLong, ModelError, ModelInterrupted
 from llmchatbot.llm.events import Usage as ModelUsage
 from llmchatbot.models.generations import Generation, Status, Usage
@@ -27,8 +29,33 @@ class Job:
         self.prompt_texts: list[str] = []
         self.stopping = False
         self.abandoned = False
+        # By the clock of the loop: when the model was asked, and when its first text was there.
+        self.asked_at: float | None = None
+        self.first_at: float | None = None
         self.consumer: asyncio.Task[None] | None = None
         self.done = asyncio.Event()
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How an answer went, for whoever watches: seconds to its first text, and tokens per second from there on."""
+
+    model: str
+    status: Status
+    first_text: float | None = None
+    tokens_per_second: float | None = None
+
+
+def pace_of(job: Job, status: Status, output_tokens: int, now: float) -> Pace:
+    """`now` by the clock of the loop. An answer that was only ended here has no times."""
+    if job.asked_at is None or job.first_at is None:
+        return Pace(model=job.model, status=status)
+    writing = now - job.first_at
+    return Pace(
+        model=job.model,
+        status=status,
+        first_text=job.first_at - job.asked_at,
+        tokens_per_second=output_tokens / writing if writing > 0 else None,
+    )
 
 
 def status_of(job: Job, failure: ModelError | None) -> Status:

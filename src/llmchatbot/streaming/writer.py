@@ -52,6 +52,11 @@ class Writer:
             self._dirty[draft.generation_id] = draft
             self._wake.set()
 
+    @property
+    def waiting(self) -> int:
+        """Answers with something that no round has taken yet."""
+        return len(self._dirty)
+
     async def settle(self, draft: Draft) -> None:
         """Until all that was added to `draft` is stored, or the draft is lost."""
         while not draft.settled and not draft.lost:
@@ -122,8 +127,15 @@ class Writer:
             self._recent.popleft()
 
     async def append_again(self, rows: list[Row]) -> None:
-        """Store events that were published before; those that are still there are passed over."""
-        await self._store.append(self._node_id(), rows)
+        """Store events that were published before; those that are still there are passed over.
+
+        Raises DatabaseUnavailable, which concerns the other answers too: the next round stores its last ones again.
+        """
+        try:
+            await self._store.append(self._node_id(), rows)
+        except DatabaseUnavailable:
+            self._outage = True
+            raise
 
     async def _store_recent_again(self) -> None:
         for _, rows in tuple(self._recent):
