@@ -192,9 +192,7 @@ async def test_every_operation_has_a_lock_unless_it_is_on_the_list(estate: Estat
     assert len(names) > 30
 
 
-async def test_what_belongs_to_another_cannot_be_told_from_what_is_not_there(
-    estate: Estate,
-) -> None:
+async def test_what_belongs_to_another_cannot_be_told_from_what_is_not_there(estate: Estate) -> None:
     before = await estate.rows()
     with_ids = [entry for entry in estate.closed if entry.ids]
     assert len(with_ids) >= 15
@@ -230,6 +228,9 @@ async def test_lists_and_bulk_operations_reach_only_what_is_ones_own(estate: Est
                 status, answer = await ask(stranger, operation, estate.ids)
                 assert status < 500, (operation.name, answer)
                 assert "secret" not in answer, operation.name
+                if operation.name in {"restoreChats", "deleteChats"}:
+                    nobodys = await ask(stranger, operation, {name: str(uuid4()) for name in estate.ids})
+                    assert (status, answer) == nobodys, operation.name
     assert await estate.rows() == before
 
 
