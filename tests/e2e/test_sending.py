@@ -103,6 +103,30 @@ async def test_keys_are_1_to_255_visible_ascii_characters(person: Person, key: s
     assert body["errors"][0]["field"] == "request_id"
 
 
+async def test_second_try_of_a_second_answer_joins_it(person: Person) -> None:
+    """Every write has a key (protocol §6): a lost answer to `regenerate` and its repetition are one sibling."""
+    chat = await person.chat()
+    _, first = await person.send(chat, SHORT)
+    await person.events(first["generation"]["id"])
+    path = f"/api/v1/chats/{chat}/messages/{first['generation']['message_id']}/regenerate"
+    again = [await person.request("POST", path, {}, headers={"Idempotency-Key": "again"}) for _ in range(2)]
+    assert [status for status, _ in again] == [201, 201]
+    assert again[0][1]["generation"]["id"] == again[1][1]["generation"]["id"]
+    assert again[0][1]["message"] == again[1][1]["message"] == first["message"]
+    assert len(await person.messages(chat)) == 3
+
+
+async def test_sent_message_has_the_shape_of_every_message(person: Person) -> None:
+    """spec §2."""
+    chat = await person.chat()
+    _, sent = await person.send(chat, SHORT)
+    stored = (await person.messages(chat))[0]
+    assert sent["message"] == {name: stored[name] for name in sent["message"]}
+    assert set(sent["message"]) == {
+        *("id", "role", "content", "tokens", "is_incomplete", "created_at", "sequence_number")
+    }
+
+
 async def test_double_click_is_one_message(person: Person) -> None:
     """LibreChat #14339: duplicate messages, double billing."""
     chat = await person.chat()

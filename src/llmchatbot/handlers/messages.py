@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -45,12 +46,19 @@ class SendMessage(Input, frozen=True, kw_only=True):
 
 class Again(Input, frozen=True, kw_only=True):
     model: Annotated[str, msgspec.Meta(max_length=255)] | None = None
+    request_id: str | None = None
 
 
-class MessageRef(msgspec.Struct, kw_only=True, frozen=True):
+class QuestionBody(msgspec.Struct, kw_only=True, frozen=True):
+    """The person's message, in the shape of every message."""
+
     id: UUID
-    role: str
+    role: Literal["user"] = "user"
     content: str
+    tokens: int = 0
+    is_incomplete: bool = False
+    created_at: datetime
+    sequence_number: int
 
 
 class GenerationRef(msgspec.Struct, kw_only=True, frozen=True):
@@ -65,7 +73,7 @@ class GenerationRef(msgspec.Struct, kw_only=True, frozen=True):
 class SentBody(msgspec.Struct, kw_only=True, frozen=True):
     """What was made: the question as it is stored, the answer's generation, and where to read it."""
 
-    message: MessageRef
+    message: QuestionBody
     generation: GenerationRef
     stream_url: str
 
@@ -103,7 +111,7 @@ async def send_message(
             interrupt=data.if_busy == "interrupt",
         ),
     )
-    return await _answer(wire, sent, data.content, principal, generation_service, stream_opener)
+    return await _answer(wire, sent, generation_service, stream_opener, principal)
 
 
 @post(
@@ -124,11 +132,12 @@ async def continue_message(
     request_limits: NamedDependency[RequestLimits],
     data: JSONBody[Again | None] = None,
 ) -> Response[SentBody] | Response[bytes]:
+    again = data or Again()
+    key = idempotency_key(request.headers.get("idempotency-key"), again.request_id)
     wire = _wanted_wire(request)
     request_limits.check_message(principal)
-    model = data.model if data is not None else None
-    sent = await message_service.regenerate(principal, chat_id, message_id, model=model, go_on=True)
-    return await _answer(wire, sent, None, principal, generation_service, stream_opener)
+    sent = await message_service.regenerate(principal, chat_id, message_id, model=again.model, key=key, go_on=True)
+    return await _answer(wire, sent, generation_service, stream_opener, principal)
 
 
 @post(
@@ -149,11 +158,12 @@ async def regenerate_message(
     request_limits: NamedDependency[RequestLimits],
     data: JSONBody[Again | None] = None,
 ) -> Response[SentBody] | Response[bytes]:
+    again = data or Again()
+    key = idempotency_key(request.headers.get("idempotency-key"), again.request_id)
     wire = _wanted_wire(request)
     request_limits.check_message(principal)
-    model = data.model if data is not None else None
-    sent = await message_service.regenerate(principal, chat_id, message_id, model=model)
-    return await _answer(wire, sent, None, principal, generation_service, stream_opener)
+    sent = await message_service.regenerate(principal, chat_id, message_id, model=again.model, key=key)
+    return await _answer(wire, sent, generation_service, stream_opener, principal)
 
 
 @get(
@@ -212,18 +222,20 @@ def _wanted_wire(request: Request[Any, Any, Any]) -> Format | None:
 async def _answer(
     wire: Format | None,
     sent: Sent,
-    content: str | None,
-    principal: Principal,
     generation_service: GenerationService,
     stream_opener: StreamOpener,
+    principal: Principal,
 ) -> Response[SentBody] | Response[bytes]:
     if wire is not None:
         return await _stream(wire, sent, None, principal, generation_service, stream_opener)
-    generation = sent.generation
-    if content is None:
-        content = await generation_service.question(generation)
+    generation, question = sent.generation, sent.question
     body = SentBody(
-        message=MessageRef(id=generation.user_message_id, role="user", content=content),
+        message=QuestionBody(
+            id=question.id,
+            content=question.content,
+            created_at=question.created_at,
+            sequence_number=question.sequence_number,
+        ),
         generation=GenerationRef(
             id=generation.id,
             status=generation.status.value,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import asyncpg
 
 from llmchatbot.database.pool import retrying
+from llmchatbot.errors import DatabaseUnavailable
 from llmchatbot.repositories.executor import Executor
 from llmchatbot.streaming.payloads import encode
 from llmchatbot.streaming.store import Ending, Finish, Row
@@ -77,11 +78,19 @@ SELECT CASE WHEN EXISTS (SELECT FROM done) THEN 'done'
 class PostgresAnswerLog:
     """`rounds` should commit without waiting for the disk (`synchronous_commit=off`); `endings` must wait."""
 
-    def __init__(self, *, rounds: Executor, endings: Executor) -> None:
+    def __init__(self, *, rounds: Executor, endings: Executor, rounds_opened: Callable[[], int] = lambda: 0) -> None:
+        """`rounds_opened` counts the connections of `rounds`, which others may use and open again too."""
         self._rounds = rounds
         self._endings = endings
+        self._rounds_opened = rounds_opened
+        self._known_opened: int | None = None
 
     async def append(self, node_id: UUID, rows: Sequence[Row]) -> int:
+        """Also raises DatabaseUnavailable, once, when the connection is another than that of the append before."""
+        if self._known_opened is not None and self._known_opened != self._rounds_opened():
+            # A crash of the server may lie between them, and the last acknowledged events be forgotten.
+            self._known_opened = None
+            raise DatabaseUnavailable
         columns = (
             [row.generation_id for row in rows],
             [row.seq for row in rows],
@@ -92,6 +101,7 @@ class PostgresAnswerLog:
             tag = await self._rounds.execute(_APPEND, node_id, *columns)
         except asyncpg.UniqueViolationError:
             tag = await self._rounds.execute(_APPEND_AGAIN, node_id, *columns)
+        self._known_opened = self._rounds_opened()
         return int(tag.rsplit(" ", 1)[1])
 
     async def stale(self, node_id: UUID, epochs: dict[UUID, int]) -> set[UUID]:

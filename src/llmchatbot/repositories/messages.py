@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import UUID
 
 import msgspec
@@ -20,6 +21,29 @@ class BranchMessage(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     model: str
     generation_id: UUID | None
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """A person's message as it is stored."""
+
+    id: UUID
+    content: str
+    sequence_number: int
+    created_at: datetime
+
+
+async def get_question(executor: Executor, user_id: UUID, chat_id: UUID, message_id: UUID) -> Question:
+    """Raises NotFound, also for a message that is no question."""
+    record = await executor.fetchrow(
+        "SELECT id, content, sequence_number, created_at FROM messages "
+        "WHERE id = $1 AND chat_id = $2 AND user_id = $3 AND role = 'user'",
+        message_id,
+        chat_id,
+        user_id,
+    )
+    if record is None:
+        raise NotFound
+    return Question(**dict(record))
 
 
 async def get_in_chat(executor: Executor, user_id: UUID, chat_id: UUID, message_id: UUID) -> BranchMessage:

@@ -27,8 +27,12 @@ async def hours(executor: Executor) -> list[int]:
 
 
 async def create(executor: Executor, hour: int) -> None:
-    """`hour` is a whole number of ours, so it may stand in a statement that takes no parameters."""
+    """Inside a transaction. Its lock holds up every writer behind one slow reader, so it waits a second at the most.
+
+    `hour` is a whole number of ours, so it may stand in a statement that takes no parameters.
+    """
     first, beyond = _bounds(hour)
+    await executor.execute("SET LOCAL lock_timeout = '1s'")
     await executor.execute(
         f"CREATE TABLE IF NOT EXISTS generation_events_h{hour:d} PARTITION OF generation_events "
         f"FOR VALUES FROM ('{first}') TO ('{beyond}')"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -132,16 +133,21 @@ WITH numbered AS (
 ), told AS (
     UPDATE users SET last_event_seq = last_event_seq + cardinality($20::text[]) WHERE id = $2
     RETURNING last_event_seq - cardinality($20::text[]) AS before
+), fed AS (
+    INSERT INTO user_events (user_id, seq, payload)
+    SELECT $2, told.before + e.number, e.payload FROM told, unnest($20::text[]) WITH ORDINALITY AS e (payload, number)
 )
-INSERT INTO user_events (user_id, seq, payload)
-SELECT $2, told.before + e.number, e.payload FROM told, unnest($20::text[]) WITH ORDINALITY AS e (payload, number)
+SELECT numbered.before + 1 AS sequence_number, now() AS created_at FROM numbered
 """
 
 
-async def write(executor: Executor, new: NewMessages) -> None:
-    """Question, empty answer, generation, first events, key and feed; `lock` must have been called."""
+async def write(executor: Executor, new: NewMessages) -> tuple[int, datetime]:
+    """Question, empty answer, generation, first events, key and feed; `lock` must have been called.
+
+    The sequence number of the first message that was written, and when. Raises NotFound.
+    """
     generation = new.generation
-    await executor.execute(
+    record = await executor.fetchrow(
         _WRITE,
         generation.chat_id,
         generation.user_id,
@@ -164,3 +170,6 @@ async def write(executor: Executor, new: NewMessages) -> None:
         new.key_seconds,
         [encode(event) for event in new.feed],
     )
+    if record is None:
+        raise NotFound
+    return record["sequence_number"], record["created_at"]

@@ -18,7 +18,7 @@ from llmchatbot.database.pool import Database
 from llmchatbot.errors import DatabaseUnavailable, InvalidToken, NotFound, Unavailable
 from llmchatbot.models.generations import Cursor, Generation, Receipt
 from llmchatbot.models.principals import Principal
-from llmchatbot.repositories import generations, messages, stream_tickets
+from llmchatbot.repositories import generations, stream_tickets
 from llmchatbot.services.answers import AnswerMaker
 from llmchatbot.streaming import payloads, wakeups
 from llmchatbot.streaming.followers import Followers
@@ -80,13 +80,6 @@ class GenerationService:
     async def get_owned(self, user_id: UUID, generation_id: UUID) -> Generation:
         """Raises NotFound."""
         return await generations.get_owned(self._database, user_id, generation_id)
-
-    async def question(self, generation: Generation) -> str:
-        """The text that this answers. Raises NotFound."""
-        message = await messages.get_in_chat(
-            self._database, generation.user_id, generation.chat_id, generation.user_message_id
-        )
-        return message.content
 
     async def read(self, user_id: UUID, generation_id: UUID, cursor: Cursor | None) -> Reading:
         """Raises NotFound for what is not the user's; a cursor of another generation starts from the beginning."""

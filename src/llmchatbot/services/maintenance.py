@@ -67,7 +67,10 @@ class MaintenanceService:
         for hour in range(present, present + _HOURS_AHEAD + 1):
             if hour not in existing:
                 try:
-                    await partitions.create(self._database, hour)
+                    async with self._database.transaction() as transaction:
+                        await partitions.create(transaction, hour)
+                except asyncpg.LockNotAvailableError:
+                    logger.info("the log is being read; the partition of hour %d is made next time", hour)
                 except (asyncpg.CheckViolationError, asyncpg.InvalidObjectDefinitionError):
                     # Rows of this hour lie in the default partition already, so the hour stays there.
                     logger.info("the log of hour %d stays in the default partition", hour)

@@ -31,7 +31,7 @@ from llmchatbot.llm.gateway import ModelGateway
 from llmchatbot.models.generations import Generation, Status
 from llmchatbot.models.principals import Principal
 from llmchatbot.repositories import generations, messages, sending
-from llmchatbot.repositories.messages import BranchMessage
+from llmchatbot.repositories.messages import BranchMessage, Question
 from llmchatbot.repositories.sending import ChatHead, NewMessages, Situation
 from llmchatbot.services.answers import AnswerMaker
 from llmchatbot.services.generations import GenerationService
@@ -58,6 +58,9 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked, the generation that answers it, and whether it was there already."""
+
+    question: Question
     generation: Generation
     replayed: bool
 
@@ -65,7 +68,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 class _Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be written once nothing stands in the way. `content` is None when the question is there already."""
 
-    question: UUID | None
+    question: Question | None
     content: str | None
     parent_id: UUID | None
     model: str
@@ -128,7 +131,14 @@ class MessageService:
         return await self._open(principal, chat_id, plan, key, interrupt=request.interrupt)
 
     async def regenerate(
-        self, principal: Principal, chat_id: UUID, message_id: UUID, *, model: str | None = None, go_on: bool = False
+        self,
+        principal: Principal,
+        chat_id: UUID,
+        message_id: UUID,
+        *,
+        model: str | None = None,
+        key: str | None = None,
+        go_on: bool = False,
     ) -> Sent:
         """Another answer to the same question, as a sibling; with `go_on` it begins with the text that was kept.
 
@@ -137,19 +147,22 @@ class MessageService:
 
         async def plan(transaction: Connection, chat: ChatHead) -> _Plan:
             message = await messages.get_in_chat(transaction, principal.user_id, chat_id, message_id)
-            question = message.id if message.role == "user" else message.parent_id
-            if question is None or (go_on and not _continuable(message)):
+            question_id = message.id if message.role == "user" else message.parent_id
+            if question_id is None or (go_on and not _continuable(message)):
                 raise NotContinuable
+            question = await messages.get_question(transaction, principal.user_id, chat_id, question_id)
             return _Plan(
                 question=question,
                 content=None,
-                parent_id=question,
+                parent_id=question.id,
                 model=self._gateway.resolve(model or message.model or chat.model_used).name,
                 parameters=chat.parameters,
                 prefix=message.content if go_on else "",
             )
 
-        return await self._open(principal, chat_id, plan, _Key(), interrupt=False)
+        asked = ["continue" if go_on else "regenerate", str(message_id), model or ""]
+        named = _Key(name=key, fingerprint=hashlib.sha256(msgspec.json.encode(asked)).digest())
+        return await self._open(principal, chat_id, plan, named, interrupt=False)
 
     async def _open(
         self,
@@ -181,7 +194,7 @@ class MessageService:
                         self._require_room(situation.active)
                         new = self._new(principal, chat, planned, key)
                         hold.enter_context(self._maker.reserved(new.generation.id))
-                        await sending.write(transaction, new)
+                        number, created_at = await sending.write(transaction, new)
                         break
                 if not interrupt or attempt == _ATTEMPTS - 1:
                     raise _busy(situation.running_id)
@@ -189,14 +202,21 @@ class MessageService:
                 await self._generations.stop(user_id, situation.running_id)
             self._maker.start(new.generation, list(new.events))
         await self._wakeups.publish(wakeups.USER_EVENT, str(user_id))
-        return Sent(generation=new.generation, replayed=False)
+        question = planned.question or Question(
+            id=new.generation.user_message_id,
+            content=planned.content or "",
+            sequence_number=number,
+            created_at=created_at,
+        )
+        return Sent(question=question, generation=new.generation, replayed=False)
 
     async def _join(self, transaction: Connection, user_id: UUID, situation: Situation, key: _Key) -> Sent:
         """The same intent again. Raises IdempotencyKeyReused when something else is asked under its name."""
         if situation.known_fingerprint != key.fingerprint or situation.known_generation_id is None:
             raise IdempotencyKeyReused
         generation = await generations.get_owned(transaction, user_id, situation.known_generation_id)
-        return Sent(generation=generation, replayed=True)
+        question = await messages.get_question(transaction, user_id, generation.chat_id, generation.user_message_id)
+        return Sent(question=question, generation=generation, replayed=True)
 
     def _require_room(self, active: int) -> None:
         """Raises TooManyGenerations. The user's row is locked, so the count cannot be overrun."""
@@ -250,7 +270,7 @@ def _new_generation(plan: _Plan, chat_id: UUID, user_id: UUID, node_id: UUID, *,
         user_id=user_id,
         chat_id=chat_id,
         message_id=new_id(),
-        user_message_id=plan.question or new_id(),
+        user_message_id=plan.question.id if plan.question is not None else new_id(),
         status=Status.QUEUED,
         epoch=1,
         owner_node=node_id,

@@ -6,11 +6,14 @@ Whoever waits for one also polls slowly, so that a lost wake-up only delays (pro
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 from uuid import uuid4
+
+logger = logging.getLogger(__name__)
 
 Callback = Callable[[str], None]
 
@@ -54,7 +57,11 @@ class Subscriptions:
 
     def deliver(self, topic: str, payload: str) -> None:
         for callback in tuple(self._callbacks.get(topic, ())):
-            callback(payload)
+            try:
+                callback(payload)
+            except ValueError:
+                # A hint is a hint: one that cannot be read must not end the connection that brought it.
+                logger.warning("a wake-up of kind %s could not be read", topic)
 
 
 class Relay(Protocol):
