@@ -32,6 +32,8 @@ class DedicatedConnection:
         self._statement_timeout = statement_timeout
         self._session = session or {}
         self._connection: Connection | None = None
+        # How many connections there have been: whoever relies on one that went on sees here that it did not.
+        self.opened = 0
         self._turn = asyncio.Lock()
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
@@ -67,6 +69,7 @@ class DedicatedConnection:
             for name, value in self._session.items():
                 await connection.execute("SELECT set_config($1, $2, false)", name, value)
             self._connection = connection
+            self.opened += 1
         return self._connection
 
     async def close(self) -> None:
