@@ -1,0 +1,20 @@
+"""The shipped Grafana dashboard asks for figures that a node has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import aiohttp
+from nodes import Node, Person
+
+DASHBOARD = Path(__file__).resolve().parents[2] / "deploy" / "grafana-dashboard.json"
+
+
+async def test_every_figure_of_the_dashboard_exists(node: Node, person: Person) -> None:
+    await person.events(await person.start(await person.chat(), "[[rate=100 tokens=5]]"))
+    async with aiohttp.ClientSession() as session, session.get(f"{node.base}/metrics") as response:
+        shown = set(re.findall(r"^(llmchatbot_\w+)", await response.text(), re.MULTILINE))
+    asked = set(re.findall(r"(llmchatbot_\w+)[{,]", DASHBOARD.read_text(encoding="utf-8")))
+    assert len(asked) > 10
+    assert asked <= shown
