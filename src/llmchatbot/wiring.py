@@ -187,6 +187,7 @@ class Backend:
         self.message_service = MessageService(
             database=self.database,
             gateway=self.gateway,
+            prompts=self.prompts,
             maker=self.maker,
             generation_service=self.generation_service,
             wakeups=self.wakeups,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -351,6 +352,23 @@ async def test_unknown_model_is_404_and_lists_the_known_ones(person: Person) -> 
     status, body = await person.send(await person.chat(), "x", model="gpt-9")
     assert (status, body["code"]) == (404, "unknown_model")
     assert "scripted" in str(body)
+
+
+async def test_message_too_long_for_its_model_even_alone_is_422_with_both_numbers(
+    start_node: StartNode, tmp_path: Path
+) -> None:
+    models = tmp_path / "models.toml"
+    models.write_text('[models.small]\nprotocol = "scripted"\ncontext_window = 256\nmax_output_tokens = 50\n')
+    async with Person(await start_node(MODELS_FILE=str(models))) as person:
+        chat = await person.chat()
+        status, body = await person.send(chat, "word " * 1000, model="small")
+        assert (status, body["code"]) == (422, "context_too_long")
+        assert str(body["tokens"]) in body["error"]
+        assert str(body["limit"]) in body["error"]
+        assert await person.messages(chat) == []
+        for _ in range(6):
+            events = await person.events(await person.start(chat, "[[rate=0 tokens=60]] word", model="small"))
+        assert any(event.get("code") == "context_trimmed" for event in events), "what was left out is announced"
 
 
 async def test_fifty_senders_in_one_chat_get_dense_sequence_numbers(start_node: StartNode) -> None:

@@ -35,6 +35,7 @@ from llmchatbot.repositories.messages import BranchMessage, Question
 from llmchatbot.repositories.sending import ChatHead, NewMessages, Situation
 from llmchatbot.services.answers import AnswerMaker
 from llmchatbot.services.generations import GenerationService
+from llmchatbot.services.prompts import PromptBuilder
 from llmchatbot.services.titles import title_of
 from llmchatbot.streaming import payloads, wakeups
 from llmchatbot.streaming.wakeups import WakeUps
@@ -90,6 +91,7 @@ class MessageService:
         *,
         database: Database,
         gateway: ModelGateway,
+        prompts: PromptBuilder,
         maker: AnswerMaker,
         generation_service: GenerationService,
         wakeups: WakeUps,
@@ -99,6 +101,7 @@ class MessageService:
     ) -> None:
         self._database = database
         self._gateway = gateway
+        self._prompts = prompts
         self._maker = maker
         self._generations = generation_service
         self._wakeups = wakeups
@@ -108,7 +111,9 @@ class MessageService:
         self._turns = Turns()
 
     async def send(self, principal: Principal, chat_id: UUID, request: Send) -> Sent:
-        """Raises NotFound, ChatArchived, ChatBusy, IdempotencyKeyReused, TooManyGenerations, UnknownModel, Draining."""
+        """Raises NotFound, ChatArchived, ChatBusy, IdempotencyKeyReused, TooManyGenerations, UnknownModel, Draining,
+        and ContextTooLong when the message alone does not fit its model.
+        """
         fingerprint = _fingerprint(request)
         # A key of the client is visible ASCII, so the space keeps derived ones apart.
         name = f"derived {fingerprint.hex()}" if request.derive_key else request.key
@@ -119,12 +124,11 @@ class MessageService:
                 parent = await messages.get_in_chat(transaction, principal.user_id, chat_id, request.parent_id)
                 if parent.role == "user":
                     raise InvalidInput("'parent_id' must name an answer, not a question.")
+            model = self._gateway.resolve(request.model or chat.model_used).name
+            parameters = {**chat.parameters, **request.parameters}
+            self._prompts.require_fit(model, request.content, parameters)
             return _Plan(
-                question=None,
-                content=request.content,
-                parent_id=parent_id,
-                model=self._gateway.resolve(request.model or chat.model_used).name,
-                parameters={**chat.parameters, **request.parameters},
+                question=None, content=request.content, parent_id=parent_id, model=model, parameters=parameters
             )
 
         key = _Key(name=name, fingerprint=fingerprint, derived=request.derive_key)
