@@ -6,7 +6,8 @@
 8   tests/handlers/test_auth.py: log-out, rotation, revocation, deactivated accounts; test_matrix.py: at every operation
 9   test_logs.py: with canaries in every field, in our log and in PostgreSQL's
 10  tests/architecture/test_deploy.py: the image and the compose project, as far as they can be judged without an engine
-11  test_health.py: a stopped and a killed database; test_sending.py: archived chats; tests/providers: errors of upstreams never carry their words
+11  test_health.py: a stopped and a killed database; test_sending.py: archived chats;
+    tests/providers: errors of upstreams never carry their words
 """
 
 from __future__ import annotations
