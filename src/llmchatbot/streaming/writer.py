@@ -84,7 +84,8 @@ class Writer:
         for draft in dirty.values():
             first = draft.next_seq
             taken = draft.take()
-            if taken:
+            # What is lost stays lost, also when the store would take it again: something is missing before it.
+            if taken and not draft.lost:
                 batches.append((draft, first, taken))
                 rows += [Row(draft.generation_id, first + i, draft.epoch, text) for i, text in enumerate(taken)]
         if rows:
@@ -107,9 +108,13 @@ class Writer:
             try:
                 if self._outage:
                     await self._store_recent_again()
+                rows = [row for row in rows if not drafts[row.generation_id].lost]
                 stored = await self._store.append(self._node_id(), rows)
                 if stored < len(rows):
-                    # A repeated append finds its own rows: only the store can tell that from a fence.
+                    # They were there already, or refused; the node may not have been registered at that moment. Whose
+                    # drafts may be written before and after one more try, their rows are stored by it at the latest.
+                    await self._mark_lost(drafts)
+                    await self._store.append(self._node_id(), rows)
                     await self._mark_lost(drafts)
                 break
             except DatabaseUnavailable:
