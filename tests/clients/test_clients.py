@@ -22,6 +22,7 @@ from llmchatbot.drill.proxy import Fault, FaultProxy
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = ROOT / "docs" / "clients"
+_HEAD = 450
 CHROMIUM = "/usr/bin/chromium"
 NODE = shutil.which("node")
 
@@ -139,7 +140,10 @@ _IN_THE_PAGE = """(url) => new Promise((resolve, reject) => {
 @needs_chromium
 @pytest.mark.browser
 async def test_chromiums_eventsource_loses_and_doubles_nothing(bench: Bench, cuts: int) -> None:
-    """With a ticket, as it cannot send a bearer header."""
+    """With a ticket, as it cannot send a bearer header.
+
+    Chromium takes half a head for a whole one, misses the content type and gives up, so heads are spared.
+    """
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         try:
@@ -151,7 +155,7 @@ async def test_chromiums_eventsource_loses_and_doubles_nothing(bench: Bench, cut
                 await page.goto(f"{base}/")
                 return Answer(await asyncio.wait_for(page.evaluate(_IN_THE_PAGE, ticket["stream_url"]), 60))
 
-            await bench.read_through_cuts(read, cuts)
+            await bench.read_through_cuts(read, cuts, spare=_HEAD)
         finally:
             await browser.close()
 

@@ -37,6 +37,8 @@ def test_everything_that_it_started_ends_with_it(tmp_path: Path, number: signal.
             stdout=log,
             stderr=log,
             start_new_session=True,
+            # A background job of a shell begins with Ctrl-C ignored, and hands that down.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 # no threads yet
         )
     try:
         deadline = time.monotonic() + 60

@@ -30,8 +30,11 @@ class Bench:
         self.person = person
         self.cuts = 0
 
-    async def read_through_cuts(self, read: Read, cuts: int) -> None:
-        """`read(base, token, generation)` reads one answer to its end, by whatever client."""
+    async def read_through_cuts(self, read: Read, cuts: int, *, spare: int = 0) -> None:
+        """`read(base, token, generation)` reads one answer to its end, by whatever client.
+
+        The first `spare` bytes of a response are not cut.
+        """
         rng = random.Random(cuts)
         number = 0
         while self.cuts < cuts:
@@ -46,7 +49,7 @@ class Bench:
                     return Fault()
                 # Now and then far enough for the last event, which holds the whole text.
                 reach = _WHOLE_AFTER if rng.random() < 0.03 else _REACH
-                return Fault(rng.choice(("cut", "reset")), rng.choice(PLACES), rng.randrange(reach))
+                return Fault(rng.choice(("cut", "reset")), rng.choice(PLACES), spare + rng.randrange(reach))
 
             async with FaultProxy([("127.0.0.1", self.person.node.port)], policy=fault, hurry=True) as proxy:
                 seen = await read(proxy.url, self.person.token, generation)

@@ -34,6 +34,7 @@ _PATTERNS: dict[Place, tuple[bytes, int, int]] = {
 }
 PLACES: tuple[Place, ...] = ("anywhere", "id", "escape", "frame")
 _STALL_SECONDS = 0.3
+_METHODS = (b"GET ", b"POST ")
 _CHUNK = 16 * 1024
 _NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -71,7 +72,7 @@ class Splitter:
     """Finds the byte before which a stream is to be broken."""
 
     def __init__(self, fault: Fault) -> None:
-        self._fault = fault
+        self.fault = fault
         self._passed = 0
         self._tail = b""
         self._target: int | None = None
@@ -90,12 +91,12 @@ class Splitter:
         return None
 
     def _look(self, data: bytes) -> None:
-        pattern, least, most = _PATTERNS[self._fault.place]
+        pattern, least, most = _PATTERNS[self.fault.place]
         window = self._tail + data
         base = self._passed - len(self._tail)
-        found = window.find(pattern, max(self._fault.after - base, 0))
+        found = window.find(pattern, max(self.fault.after - base, 0))
         if found >= 0:
-            target = base + found + least + self._fault.after % (most - least + 1)
+            target = base + found + least + self.fault.after % (most - least + 1)
             self._target = max(target, self._passed)
         self._tail = window[-(len(pattern) - 1) :]
 
@@ -158,12 +159,12 @@ class FaultProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        fault = self._policy(head)
+        splitters = [Splitter(self._policy(head))]
         server_reader, server_writer = await self._connect()
         try:
             server_writer.write(head)
-            up = asyncio.create_task(_pump(reader, server_writer))
-            down = asyncio.create_task(self._down(server_reader, writer, fault))
+            up = asyncio.create_task(self._up(reader, server_writer, splitters))
+            down = asyncio.create_task(self._down(server_reader, writer, splitters))
             try:
                 await asyncio.wait([up, down], return_when=asyncio.FIRST_COMPLETED)
                 if up.done() and not down.done() and not reader.at_eof():
@@ -189,13 +190,22 @@ class FaultProxy:
         self.counts["refused"] += 1
         raise last or OSError("no target")
 
-    async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fault: Fault) -> None:
-        splitter = Splitter(fault)
+    async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, splitters: list[Splitter]) -> None:
+        """A browser asks several times on one connection: each request has its own fault, `splitters[-1]`."""
+        while data := await reader.read(_CHUNK):
+            if data.startswith(_METHODS):
+                splitters.append(Splitter(self._policy(data)))
+            writer.write(data)
+            await writer.drain()
+
+    async def _down(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, splitters: list[Splitter]
+    ) -> None:
         while data := await reader.read(_CHUNK):
             if self._hurry:
                 # As long as before, so that no length in the stream is wrong.
                 data = data.replace(b"retry: 1500\n", b"retry: 0015\n")
-            passed = splitter.split(data)
+            fault, passed = splitters[-1].fault, splitters[-1].split(data)
             if passed is None:
                 writer.write(data)
                 await writer.drain()
@@ -223,9 +233,3 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     if connection is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     writer.transport.abort()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(_CHUNK):
-        writer.write(data)
-        await writer.drain()

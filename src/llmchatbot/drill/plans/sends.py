@@ -52,7 +52,7 @@ class _Lane:
         for number in range(intents):
             way = self._rng.choice([*self._ways, "GET"] if self._arena.own else list(self._ways))
             # By GET it must still be written when the reader comes back: whoever saw the end asks anew.
-            script = f"rate={40 if way == 'GET' else 0} tokens=20 seed={number + 1}"
+            script = f"rate={40 if way == 'GET' else 0} tokens={120 if way == 'GET' else 20} seed={number + 1}"
             if way == "GET":
                 generation_id = await self._by_get(chat, script)
             else:
