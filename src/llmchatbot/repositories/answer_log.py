@@ -14,7 +14,8 @@ from llmchatbot.streaming.payloads import encode
 from llmchatbot.streaming.store import Ending, Finish, Row
 
 # Whoever takes a node's work over sets `fenced_at` first. FOR SHARE makes that wait for the round under way, and makes
-# every later round find no row: a process that slept through its lease can store nothing any more (I2).
+# every later round find no row: a process that slept through its lease can store nothing any more (I2). The owner
+# stands in the join because such a process registers again, under an id that nobody has fenced.
 _APPEND = """
 WITH fence AS MATERIALIZED (
     SELECT 1 FROM nodes WHERE id = $1 AND fenced_at IS NULL FOR SHARE
@@ -22,7 +23,8 @@ WITH fence AS MATERIALIZED (
 INSERT INTO generation_events (generation_id, seq, payload)
 SELECT e.generation_id, e.seq, e.payload
 FROM unnest($2::uuid[], $3::int[], $4::int[], $5::text[]) AS e (generation_id, seq, epoch, payload)
-JOIN generations g ON g.id = e.generation_id AND g.epoch = e.epoch AND g.status IN ('queued', 'running')
+JOIN generations g ON g.id = e.generation_id AND g.epoch = e.epoch AND g.owner_node = $1
+     AND g.status IN ('queued', 'running')
 WHERE EXISTS (SELECT FROM fence)
 """
 # Looking for conflicts costs a third of the statement, so it is only done where there can be one: on a repetition.
@@ -31,7 +33,8 @@ _APPEND_AGAIN = f"{_APPEND} ON CONFLICT DO NOTHING"
 _STALE = """
 SELECT e.generation_id
 FROM unnest($2::uuid[], $3::int[]) AS e (generation_id, epoch)
-LEFT JOIN generations g ON g.id = e.generation_id AND g.epoch = e.epoch AND g.status IN ('queued', 'running')
+LEFT JOIN generations g ON g.id = e.generation_id AND g.epoch = e.epoch AND g.owner_node = $1
+     AND g.status IN ('queued', 'running')
 WHERE g.id IS NULL OR NOT EXISTS (SELECT FROM nodes WHERE id = $1 AND fenced_at IS NULL)
 """
 

@@ -145,6 +145,9 @@ class Writer:
     async def _store_recent_again(self) -> None:
         for _, rows in tuple(self._recent):
             await self._store.append(self._node_id(), rows)
+        # They are as young as can be again: a second crash may forget them as the first one did.
+        now = self._clock.monotonic()
+        self._recent = deque((now, rows) for _, rows in self._recent)
         self._outage = False
         logger.info("the database is back; events are stored again")
 
