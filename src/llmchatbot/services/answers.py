@@ -293,13 +293,13 @@ class AnswerMaker:
         while True:
             try:
                 outcome = await self._store.finish(ending)
-                if outcome is Finish.GAP:
-                    await self._store_again(job.draft)
-                    continue
-                break
+                if outcome is not Finish.GAP:
+                    break
+                await self._store_again(job.draft)
             except DatabaseUnavailable:
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                logger.info("the end of generation %s waits for the database", job.generation.id)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
         if outcome is Finish.LOST:
             job.draft.lost = True
             return
