@@ -131,3 +131,20 @@ async def test_refused_send_ends_the_connection_that_leads_to_a_draining_node(st
         ) as response:
             assert response.status == 503
             assert response.headers["Connection"] == "close"
+
+
+async def test_node_stays_ready_when_a_newer_release_has_migrated_the_database(
+    start_node: StartNode, database: Address
+) -> None:
+    """Otherwise a migration takes every old node out of service before the first new one is there."""
+    node = await start_node()
+    connection = await asyncpg.connect(**database.connect_arguments())
+    try:
+        await connection.execute(
+            "INSERT INTO schema_migrations (version, name, checksum) SELECT max(version) + 1, 'newer', 'x' "
+            "FROM schema_migrations"
+        )
+    finally:
+        await connection.close()
+    async with aiohttp.ClientSession() as session, session.get(f"{node.base}/health/ready") as response:
+        assert response.status == 200, await response.text()
