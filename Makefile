@@ -83,6 +83,7 @@ check-docs: $(VENV)/.stamp-dev
 
 .PHONY: bench
 bench: $(VENV)/.stamp-base ## Measure beside the usual ways, the two figures that matter
+	@$(PYTHON) -m benchmarks.seam
 	@$(PYTHON) -m benchmarks --quick
 
 ##@ Change
