@@ -135,9 +135,7 @@ class Backend:
         )
         self.tails = Tails()
         self.streams = OpenStreams(self.clock, heartbeat_seconds=stream.heartbeat, send_seconds=stream.send_timeout)
-        self.store = PostgresAnswerLog(
-            rounds=self._rounds, endings=self.database, rounds_opened=lambda: self._rounds.opened
-        )
+        self.store = PostgresAnswerLog(rounds=self._rounds, endings=self.database)
         self.writer = Writer(self.store, self.clock, node_id=self._node_id, round_seconds=stream.round)
         self.watchers = Watchers(wakeups=self.wakeups, clock=self.clock, node_id=self._node_id)
         self.writer.on_stored = self.watchers.stored

@@ -16,10 +16,12 @@ from llmchatbot.ids import new_id
 from llmchatbot.llm.gateway import ModelGateway
 from llmchatbot.models.generations import Generation, Status
 from llmchatbot.repositories import nodes
+from llmchatbot.repositories.answer_log import PostgresAnswerLog
 from llmchatbot.services.answers import AnswerMaker
 from llmchatbot.services.nodes import NodeService
 from llmchatbot.streaming import payloads
 from llmchatbot.streaming.followers import Followers
+from llmchatbot.streaming.store import Row
 from llmchatbot.streaming.tails import Tail
 from llmchatbot.streaming.wakeups import SharedWakeUps
 
@@ -186,3 +188,36 @@ async def test_connection_lost_while_idle_is_told_to_its_owner(db: Database) -> 
 async def _until_noticed(dedicated: DedicatedConnection) -> None:
     assert isinstance(dedicated._connection, asyncpg.Connection)
     await dedicated.fetchval("SELECT 1")
+
+
+async def test_statement_that_must_follow_another_refuses_a_connection_that_somebody_else_opened_again(
+    db: Database,
+) -> None:
+    """Found by the simulation: the loss was told to whoever came first, and that was not the writer."""
+    dedicated = DedicatedConnection(db.address, application_name="opened again", statement_timeout=5)
+    try:
+        _, number = await dedicated.execute_on(0, "SELECT 1")
+        assert await dedicated.execute_on(number, "SELECT 1") == ("SELECT 1", number)
+        await db.execute("SELECT pg_terminate_backend($1, 2000)", await dedicated.fetchval("SELECT pg_backend_pid()"))
+        with pytest.raises(DatabaseUnavailable):
+            await dedicated.execute("SELECT 1")
+        await dedicated.execute("SELECT 1")
+        with pytest.raises(DatabaseUnavailable):
+            await dedicated.execute_on(number, "SELECT 1")
+        assert (await dedicated.execute_on(0, "SELECT 1"))[1] == number + 1
+    finally:
+        await dedicated.close()
+
+
+async def test_round_for_an_answer_of_another_owner_is_refused(db: Database) -> None:
+    """Found by the simulation: a fenced process registers again, and must not write old answers under its new id."""
+    node, _ = make_node(db)
+    await node.tick()
+    before, log = node.id, PostgresAnswerLog(rounds=db, endings=db)
+    generation = await make_generation(db, before)
+    row = Row(generation, 1, 1, payloads.token("a"))
+    await nodes.fence(db, before)
+    await node._begin_again()
+    assert node.id != before
+    assert await log.append(node.id, [row]) == 0
+    assert await log.stale(node.id, {generation: 1}) == {generation}

@@ -32,8 +32,8 @@ class DedicatedConnection:
         self._statement_timeout = statement_timeout
         self._session = session or {}
         self._connection: Connection | None = None
-        # How many connections there have been: whoever relies on one that went on sees here that it did not.
-        self.opened = 0
+        # How many connections there have been.
+        self._opened = 0
         self._turn = asyncio.Lock()
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
@@ -56,10 +56,22 @@ class DedicatedConnection:
             with translate():
                 return await (await self._open()).execute(query, *args)
 
+    async def execute_on(self, number: int, query: str, *args: Any) -> tuple[str, int]:
+        """On connection `number` only, 0 for whichever there is; the tag, and the number for the next time.
+
+        For whoever must know that nothing lies between two statements: a server that crashed has forgotten the last of
+        what it acknowledged to a session without `synchronous_commit`.
+        """
+        async with self._turn:
+            with translate():
+                connection = await self._open()
+                if number not in {0, self._opened}:
+                    raise DatabaseUnavailable
+                return await connection.execute(query, *args), self._opened
+
     async def _open(self) -> Connection:
         if self._connection is not None and self._connection.is_closed():
-            # Lost while nobody used it. The owner must hear of it: a server that crashed has forgotten the last of what
-            # it acknowledged to a session without `synchronous_commit`.
+            # Lost while nobody used it: said once, to whoever comes first.
             self._connection = None
             raise DatabaseUnavailable
         if self._connection is None:
@@ -69,7 +81,7 @@ class DedicatedConnection:
             for name, value in self._session.items():
                 await connection.execute("SELECT set_config($1, $2, false)", name, value)
             self._connection = connection
-            self.opened += 1
+            self._opened += 1
         return self._connection
 
     async def close(self) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 
+from llmchatbot.database.dedicated import DedicatedConnection
 from llmchatbot.database.pool import retrying
 from llmchatbot.errors import DatabaseUnavailable
 from llmchatbot.repositories.executor import Executor
@@ -81,19 +83,17 @@ SELECT CASE WHEN EXISTS (SELECT FROM done) THEN 'done'
 class PostgresAnswerLog:
     """`rounds` should commit without waiting for the disk (`synchronous_commit=off`); `endings` must wait."""
 
-    def __init__(self, *, rounds: Executor, endings: Executor, rounds_opened: Callable[[], int] = lambda: 0) -> None:
-        """`rounds_opened` counts the connections of `rounds`, which others may use and open again too."""
+    def __init__(self, *, rounds: Executor | DedicatedConnection, endings: Executor) -> None:
         self._rounds = rounds
         self._endings = endings
-        self._rounds_opened = rounds_opened
-        self._known_opened: int | None = None
+        # Number of the connection of the append before; 0 when there is none to go on with.
+        self._number = 0
 
     async def append(self, node_id: UUID, rows: Sequence[Row]) -> int:
-        """Also raises DatabaseUnavailable, once, when the connection is another than that of the append before."""
-        if self._known_opened is not None and self._known_opened != self._rounds_opened():
-            # A crash of the server may lie between them, and the last acknowledged events be forgotten.
-            self._known_opened = None
-            raise DatabaseUnavailable
+        """Also raises DatabaseUnavailable, once, when its connection is another than that of the append before.
+
+        Then a crash of the server may lie between them, and the last acknowledged events be forgotten.
+        """
         columns = (
             [row.generation_id for row in rows],
             [row.seq for row in rows],
@@ -101,11 +101,20 @@ class PostgresAnswerLog:
             [row.payload for row in rows],
         )
         try:
-            tag = await self._rounds.execute(_APPEND, node_id, *columns)
+            tag = await self._execute(_APPEND, node_id, *columns)
         except asyncpg.UniqueViolationError:
-            tag = await self._rounds.execute(_APPEND_AGAIN, node_id, *columns)
-        self._known_opened = self._rounds_opened()
+            tag = await self._execute(_APPEND_AGAIN, node_id, *columns)
         return int(tag.rsplit(" ", 1)[1])
+
+    async def _execute(self, query: str, *args: Any) -> str:
+        if not isinstance(self._rounds, DedicatedConnection):
+            return await self._rounds.execute(query, *args)
+        try:
+            tag, self._number = await self._rounds.execute_on(self._number, query, *args)
+        except DatabaseUnavailable:
+            self._number = 0
+            raise
+        return tag
 
     async def stale(self, node_id: UUID, epochs: dict[UUID, int]) -> set[UUID]:
         records = await self._rounds.fetch(_STALE, node_id, list(epochs), list(epochs.values()))

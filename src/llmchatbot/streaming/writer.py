@@ -41,6 +41,8 @@ class Writer:
         self._round_done: asyncio.Future[None] | None = None
         self._recent: deque[tuple[float, list[Row]]] = deque()
         self._outage = False
+        # What one caller is told of an outage must not be news that another has missed.
+        self._turn = asyncio.Lock()
         self.on_stored: StoredCallback = lambda drafts: None
         self.on_lost: Callable[[Draft], None] = lambda draft: None
         self.rounds = 0
@@ -106,16 +108,9 @@ class Writer:
         pause = _FIRST_PAUSE
         while True:
             try:
-                if self._outage:
-                    await self._store_recent_again()
-                rows = [row for row in rows if not drafts[row.generation_id].lost]
-                stored = await self._store.append(self._node_id(), rows)
-                if stored < len(rows):
-                    # They were there already, or refused; the node may not have been registered at that moment. Whose
-                    # drafts may be written before and after one more try, their rows are stored by it at the latest.
-                    await self._mark_lost(drafts)
-                    await self._store.append(self._node_id(), rows)
-                    await self._mark_lost(drafts)
+                async with self._turn:
+                    rows = [row for row in rows if not drafts[row.generation_id].lost]
+                    await self._try_append(rows, drafts)
                 break
             except DatabaseUnavailable:
                 if not self._outage:
@@ -131,16 +126,28 @@ class Writer:
         while self._recent and now - self._recent[0][0] > _REPLAY_SECONDS:
             self._recent.popleft()
 
+    async def _try_append(self, rows: list[Row], drafts: dict[UUID, Draft]) -> None:
+        if self._outage:
+            await self._store_recent_again()
+        stored = await self._store.append(self._node_id(), rows)
+        if stored < len(rows):
+            # They were there already, or refused; the node may not have been registered at that moment. Whose drafts
+            # may be written before and after one more try, their rows are stored by it at the latest.
+            await self._mark_lost(drafts)
+            await self._store.append(self._node_id(), rows)
+            await self._mark_lost(drafts)
+
     async def append_again(self, rows: list[Row]) -> None:
         """Store events that were published before; those that are still there are passed over.
 
         Raises DatabaseUnavailable, which concerns the other answers too: the next round stores its last ones again.
         """
-        try:
-            await self._store.append(self._node_id(), rows)
-        except DatabaseUnavailable:
-            self._outage = True
-            raise
+        async with self._turn:
+            try:
+                await self._store.append(self._node_id(), rows)
+            except DatabaseUnavailable:
+                self._outage = True
+                raise
 
     async def _store_recent_again(self) -> None:
         for _, rows in tuple(self._recent):
