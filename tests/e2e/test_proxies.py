@@ -90,7 +90,7 @@ class Visitor:
         self.token = ""
         self.repeated = 0
         self.connections = 0
-        self.connected = asyncio.Event()
+        self.has_place = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         status, body = await self.request("POST", "/api/v1/auth/guest")
@@ -153,7 +153,6 @@ class Visitor:
                 with contextlib.suppress(*PASSING):
                     async with self.open(path, last) as response:
                         self.connections += 1
-                        self.connected.set()
                         assert response.status == 200, f"closed for ever by {response.status}: {await response.text()}"
                         async for event in read_events(response):
                             if event.get("code") == "reconnect":
@@ -161,6 +160,7 @@ class Visitor:
                                 continue
                             assert event.seq == place + 1, f"event {event.seq} after {place}"
                             last, place = event.id, event.seq
+                            self.has_place.set()
                             text += event["content"] if event["type"] == "token" else ""
                             if event["type"] == "complete":
                                 assert event["content"] == text
@@ -277,7 +277,7 @@ async def test_without_any_node_readers_are_told_to_come_back(ada: Visitor, two:
     script = Script(tokens=60)
     path = await ada.ask("[[rate=30 tokens=60]]")
     watching = asyncio.create_task(ada.watch(path))
-    await ada.connected.wait()
+    await ada.has_place.wait()
     for node in two:
         node.kill()
     identifier = path.split("/")[4]
