@@ -263,8 +263,8 @@ async def open_backend(
         address,
         application_name="llmchatbot writer",
         statement_timeout=settings.database.statement_timeout,
-        # One plan for ever: planning anew costs more than a small round, and the statement has one good plan.
-        session={"synchronous_commit": "off", "plan_cache_mode": "force_generic_plan"},
+        # One plan for ever: planning anew costs more than a small round, and the statement has one good plan, by keys.
+        session={"synchronous_commit": "off", "plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"},
     )
     stack.push_async_callback(rounds.close)
     # A lease must not wait for a place in the pool: whoever misses it loses all answers at once.

@@ -17,7 +17,10 @@ from llmchatbot.streaming.store import Ending, Finish, Row
 
 # Whoever takes a node's work over sets `fenced_at` first. FOR SHARE makes that wait for the round under way, and makes
 # every later round find no row: a process that slept through its lease can store nothing any more (I2). The owner
-# stands in the join because such a process registers again, under an id that nobody has fenced.
+# stands beside it because such a process registers again, under an id that nobody has fenced.
+#
+# OFFSET 0 keeps the planner from reading the two tables by the owner's index and comparing each answer with each event:
+# without statistics it takes both for tiny, and 400 answers cost 22 ms a round instead of 1.2.
 _APPEND = """
 WITH fence AS MATERIALIZED (
     SELECT 1 FROM nodes WHERE id = $1 AND fenced_at IS NULL FOR SHARE
@@ -25,9 +28,10 @@ WITH fence AS MATERIALIZED (
 INSERT INTO generation_events (generation_id, seq, payload)
 SELECT e.generation_id, e.seq, e.payload
 FROM unnest($2::uuid[], $3::int[], $4::int[], $5::text[]) AS e (generation_id, seq, epoch, payload)
-JOIN generations g ON g.id = e.generation_id AND g.epoch = e.epoch AND g.owner_node = $1
-     AND g.status IN ('queued', 'running')
-WHERE EXISTS (SELECT FROM fence)
+CROSS JOIN LATERAL (
+    SELECT epoch, owner_node, status FROM generations WHERE id = e.generation_id OFFSET 0
+) AS g
+WHERE g.epoch = e.epoch AND g.owner_node = $1 AND g.status IN ('queued', 'running') AND EXISTS (SELECT FROM fence)
 """
 # Looking for conflicts costs a third of the statement, so it is only done where there can be one: on a repetition.
 _APPEND_AGAIN = f"{_APPEND} ON CONFLICT DO NOTHING"
