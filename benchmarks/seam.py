@@ -28,7 +28,7 @@ import uvloop
 
 from llmchatbot.config import ModelSettings
 from llmchatbot.llm.decoder import NdjsonDecoder, SseDecoder
-from llmchatbot.llm.events import TextDelta
+from llmchatbot.llm.events import Event, TextDelta
 from llmchatbot.llm.gateway import GatewayRequest, ModelGateway
 from llmchatbot.llm.openai_chat import Chunk
 from llmchatbot.llm.port import Parameters, PromptMessage
@@ -130,11 +130,14 @@ async def seam(url: str, streams: int, chunks: int) -> int:
     )
     counts = [0]
 
+    def sink(batch: list[Event]) -> None:
+        for event in batch:
+            if type(event) is TextDelta:
+                counts[0] += 1
+
     async def one() -> None:
-        async for batch in gateway.stream(request):
-            for event in batch:
-                if type(event) is TextDelta:
-                    counts[0] += 1
+        async for batch in gateway.stream(request, sink):
+            sink(batch)
 
     await asyncio.gather(*(one() for _ in range(streams)))
     await gateway.aclose()

@@ -18,6 +18,7 @@ AppError
 ├── MethodNotAllowed            405  method_not_allowed
 ├── NotAcceptable               406  not_acceptable
 ├── BodyTimeout                 408  body_timeout
+├── HeadTimeout                 408  head_timeout
 ├── Conflict                    409  conflict
 │   ├── EmailTaken              409  email_taken
 │   ├── ChatArchived            409  chat_archived
@@ -28,6 +29,7 @@ AppError
 ├── UnsupportedMediaType        415  unsupported_media_type
 ├── RateLimited                 429  rate_limited
 │   └── TooManyGenerations      429  too_many_generations
+├── HeadTooLarge                431  head_too_large
 ├── Unavailable                 503  unavailable
 │   ├── DatabaseUnavailable     503  database_unavailable
 │   ├── Draining                503  draining
@@ -153,6 +155,11 @@ class BodyTimeout(AppError):
     retryable = True
 
 
+class HeadTimeout(AppError):
+    status, code, title = 408, "head_timeout", "The head of the request did not arrive in time; send it again."
+    retryable = True
+
+
 class Conflict(AppError):
     status, code, title = 409, "conflict", "The request does not fit the present state."
 
@@ -196,6 +203,10 @@ class RateLimited(AppError):
 
 class TooManyGenerations(RateLimited):
     code, title = "too_many_generations", "Too many answers are being written for you; wait for one to end or stop it."
+
+
+class HeadTooLarge(AppError):
+    status, code, title = 431, "head_too_large", "The head of the request is larger than 16 KB; send fewer headers."
 
 
 class Unavailable(AppError):

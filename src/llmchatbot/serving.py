@@ -1,12 +1,8 @@
-"""One serving process: granian inside our own event loop, and a drain of our own on SIGTERM.
-
-granian waits for open streams for ever, so it is only stopped after readers were sent away and answers have ended.
-"""
+"""One serving process: the HTTP server on a socket that was bound before, and the drain on SIGTERM."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -16,55 +12,22 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
-from granian._granian import SocketHolder
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.server.embed import Server
-
 from llmchatbot.config import Settings
 from llmchatbot.database.address import Address
 from llmchatbot.database.creation import prepare, wait_and_prepare
 from llmchatbot.errors import DatabaseUnavailable, StartupError
+from llmchatbot.handlers.outermost import refuse_plainly
+from llmchatbot.http_server.server import HttpServer
 from llmchatbot.main import create_asgi
 from llmchatbot.wiring import open_backend
 
 logger = logging.getLogger(__name__)
 
-# granian's defaults queue streams beyond 128.
+# Of connections that nobody has accepted yet.
 _BACKLOG = 4096
-_OPEN_REQUESTS = 20_000
 # The longest head of a request (protocol §8).
 _HEAD_BYTES = 16 * 1024
 _STOP_SECONDS = 2.0
-
-
-class _SocketServer(Server):
-    """granian's embedded server on a socket that is bound already, so that a busy port is our own clear message."""
-
-    def __init__(self, target: Any, bound: socket.socket, header_timeout: float) -> None:
-        host, port = bound.getsockname()[:2]
-        super().__init__(
-            target,
-            address=host,
-            port=port,
-            interface=Interfaces.ASGINL,
-            http=HTTPModes.http1,
-            websockets=False,
-            backlog=_BACKLOG,
-            backpressure=_OPEN_REQUESTS,
-            http1_settings=HTTP1Settings(
-                header_read_timeout=round(header_timeout * 1000), max_buffer_size=_HEAD_BYTES, pipeline_flush=False
-            ),
-            log_enabled=False,
-        )
-        self._bound = bound
-
-    def _init_shared_socket(self) -> None:
-        # granian closes the descriptor that it is given; this one stays ours.
-        descriptor: Any = os.dup(self._bound.fileno())
-        self._shd: Any = SocketHolder(*(descriptor, False, _BACKLOG))  # type: ignore[call-arg]  # not in its stubs
-        self._sfd = descriptor
-        self._ssp = None
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -115,11 +78,16 @@ async def serve(
     async with AsyncExitStack() as stack:
         preparing = await _prepare_or_wait(address, stack)
         backend = await open_backend(settings, address, stack, environment=environment)
-        server = _SocketServer(create_asgi(backend), bound, settings.server.idle_timeout)
-        serving = asyncio.create_task(server.serve(), name="granian")
+        server = HttpServer(
+            create_asgi(backend),
+            refusal=refuse_plainly,
+            head_seconds=settings.server.idle_timeout,
+            head_bytes=_HEAD_BYTES,
+        )
+        await server.listen(bound)
         on_ready()
         try:
-            await _until_told_to_stop(stopping, serving, preparing)
+            await _until_told_to_stop(stopping, preparing)
             for signal_number in (signal.SIGTERM, signal.SIGINT):
                 # A second signal means: at once.
                 loop.add_signal_handler(signal_number, os._exit, 130)
@@ -127,9 +95,7 @@ async def serve(
         finally:
             # A refused connection goes to another node at once; in the queue of a socket that nobody serves it waits.
             bound.close()
-            server.stop()  # type: ignore[no-untyped-call]
-            with contextlib.suppress(TimeoutError, asyncio.CancelledError):
-                await asyncio.wait_for(serving, _STOP_SECONDS)
+            await server.close(timeout=_STOP_SECONDS)
 
 
 async def _prepare_or_wait(address: Address, stack: AsyncExitStack) -> asyncio.Task[None] | None:
@@ -144,18 +110,14 @@ async def _prepare_or_wait(address: Address, stack: AsyncExitStack) -> asyncio.T
     return None
 
 
-async def _until_told_to_stop(
-    stopping: asyncio.Event, serving: asyncio.Task[None], preparing: asyncio.Task[None] | None
-) -> None:
-    """Raises what ended the server or the wait for the database before anybody asked for it."""
+async def _until_told_to_stop(stopping: asyncio.Event, preparing: asyncio.Task[None] | None) -> None:
+    """Raises what ended the wait for the database before anybody asked for it."""
     told = asyncio.create_task(stopping.wait(), name="signal")
-    watched: set[asyncio.Task[Any]] = {told, serving, *([preparing] if preparing is not None else [])}
+    watched: set[asyncio.Task[Any]] = {told, *([preparing] if preparing is not None else [])}
     while True:
         done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
         if told in done:
             return
         for task in done:
             task.result()
-        if serving in done:
-            raise StartupError("The web server ended by itself; see the log above.")
         watched -= done

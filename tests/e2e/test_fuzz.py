@@ -22,7 +22,8 @@ from schemathesis.config import SchemathesisConfig
 from tests.conftest import run_apart
 
 EXAMPLES = 20
-FEWEST_CALLS = 1_000
+# Of one operation, in the mean: with several workers each has only some of the operations.
+FEWEST_CALLS = 25
 CHATS = 30
 # Reads that only end when there is nothing more to come are asked for what is there now.
 ENDLESS = {"streamEvents", "streamGeneration", "streamChat"}
@@ -113,7 +114,7 @@ def target(node: Node) -> Iterator[Target]:
         yield made
         assert run_apart(everything(node, made.theirs.token)) == before, "somebody else's data was touched"
         assert "Traceback" not in node.log()
-        assert sum(made.calls.values()) >= FEWEST_CALLS
+        assert sum(made.calls.values()) >= FEWEST_CALLS * len(made.calls)
 
 
 def prepare(case: schemathesis.Case[Any], target: Target) -> dict[str, str]:

@@ -25,9 +25,9 @@ async def server() -> AsyncIterator[RawServer]:
     await raw.stop()
 
 
-@pytest.fixture
-async def transport() -> AsyncIterator[HttpTransport]:
-    """A real transport, closed at the end."""
-    real = HttpTransport()
+@pytest.fixture(params=["direct", "by the environment's rules"])
+async def transport(request: pytest.FixtureRequest) -> AsyncIterator[HttpTransport]:
+    """A real transport, each kind in turn, closed at the end."""
+    real = HttpTransport(trust_environment_proxies=request.param != "direct")
     yield real
     await real.aclose()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import socket
+import ssl
 import time
+import zlib
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 import pytest
 from model_recordings import CANARY, ENDPOINT, KEY, PROMPT, RawServer, Recording, ask
 
-from llmchatbot.errors import ModelError, ModelMisconfigured, ModelTimeout
+from llmchatbot.errors import ModelError, ModelMisconfigured, ModelTimeout, ModelUnavailable
 from llmchatbot.llm.endpoint import Endpoint, TimeLimits
 from llmchatbot.llm.events import Finished, TextDelta
 from llmchatbot.llm.openai_chat import OpenAiChatModel
@@ -28,6 +33,13 @@ def endpoint(server: RawServer, **limits: float) -> Endpoint:
 
 def model(server: RawServer, transport: HttpTransport, **limits: float) -> OpenAiChatModel:
     return OpenAiChatModel(transport, endpoint(server, **limits))
+
+
+def established(server: RawServer) -> list[str]:
+    """Our ends of connections to the server that the kernel still holds open."""
+    port = f":{int(server.url.rsplit(':', 1)[1].split('/')[0]):04X}"
+    lines = Path("/proc/self/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    return [line for line in lines if line.split()[2].endswith(port) and line.split()[3] == "01"]
 
 
 async def test_every_protocol_over_a_real_socket(
@@ -119,9 +131,7 @@ async def test_leaving_closes_the_socket_before_it_returns(
     batches = recording.build(transport, endpoint(server)).stream(PROMPT)
     assert TextDelta("a") in await anext(batches)
     await batches.aclose()
-    connections = transport._sessions[False].connector
-    assert connections is not None
-    assert not connections._acquired
+    assert not established(server)
     await asyncio.wait_for(server.all_closed.wait(), 10)
 
 
@@ -247,8 +257,9 @@ async def test_a_call_that_would_leave_the_keys_origin_is_not_made(server: RawSe
 
 
 async def test_the_proxies_of_the_environment_are_ignored_unless_set(
-    server: RawServer, transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+    server: RawServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    transport = HttpTransport()
     async with RawServer() as proxy:
         for name in ("HTTP_PROXY", "http_proxy"):
             monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
@@ -270,3 +281,134 @@ async def test_a_closed_transport_refuses_with_a_model_error(server: RawServer) 
     await transport.aclose()
     with pytest.raises(ModelError):
         await transport.open(HttpRequest(endpoint=endpoint(server), url=server.url, headers={}))
+
+
+KEPT = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n%b"
+
+
+def keeping(server: RawServer) -> OpenAiChatModel:
+    return OpenAiChatModel(HttpTransport(), msgspec.structs.replace(endpoint(server), keep_alive=True))
+
+
+async def test_a_connection_of_a_whole_answer_serves_the_next_call_and_one_that_was_left_does_not() -> None:
+    async with KeptServer() as server:
+        model = keeping(server)
+        assert (await ask(model)).text == "hi"
+        assert (await ask(model)).text == "hi"
+        assert server.connections == 1
+        server.missing = 10
+        batches = model.stream(PROMPT)
+        await anext(batches)
+        await batches.aclose()
+        server.missing = 0
+        assert (await ask(model)).text == "hi"
+        assert server.connections == 2
+        await model.transport.aclose()
+
+
+async def test_a_kept_connection_that_the_server_has_closed_costs_no_answer() -> None:
+    async with KeptServer(calls_per_connection=1) as server:
+        model = keeping(server)
+        for _ in range(3):
+            answer = await ask(model)
+            assert answer.error is None
+            assert answer.text == "hi"
+        await model.transport.aclose()
+
+
+class KeptServer(RawServer):
+    """Answers `hi` on one connection again and again, and without a word closes it after some calls."""
+
+    def __init__(self, calls_per_connection: int = 100) -> None:
+        super().__init__()
+        self.connections = 0
+        # Bytes that are announced and never come.
+        self.missing = 0
+        self._calls = calls_per_connection
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        body = GOOD + END
+        try:
+            for _ in range(self._calls):
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                await reader.readexactly(length)
+                writer.write(KEPT % (len(body) + self.missing, body))
+        except (asyncio.IncompleteReadError, asyncio.CancelledError):
+            return
+        finally:
+            writer.close()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_an_encoding_that_was_not_asked_for_is_unpacked(
+    server: RawServer, transport: HttpTransport, encoding: str
+) -> None:
+    body = gzip.compress(GOOD + END) if encoding == "gzip" else zlib.compress(GOOD + END)
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: %b\r\nContent-Length: %d\r\n\r\n"
+    server.answer_raw(head % (encoding.encode(), len(body)) + body)
+    assert (await ask(model(server, transport))).text == "hi"
+
+
+async def test_a_body_without_length_ends_with_its_connection(server: RawServer, transport: HttpTransport) -> None:
+    server.answer_raw(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + GOOD + END)
+    assert (await ask(model(server, transport))).text == "hi"
+
+
+async def test_an_early_hint_is_no_answer(server: RawServer) -> None:
+    body = GOOD + END
+    server.answer_raw(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + KEPT % (len(body), body))
+    transport = HttpTransport()
+    assert (await ask(model(server, transport))).text == "hi"
+    await transport.aclose()
+
+
+async def test_a_key_with_a_line_break_becomes_no_second_header(server: RawServer) -> None:
+    transport = HttpTransport()
+    spoiled = msgspec.structs.replace(endpoint(server), headers={"X-Extra": "a\r\nX-Injected: b"})
+    answer = await ask(OpenAiChatModel(transport, spoiled))
+    assert isinstance(answer.error, ModelMisconfigured)
+    assert not server.heads
+    await transport.aclose()
+
+
+CERTIFICATE = Path(__file__).parent / "tls" / "localhost.crt"
+
+
+@pytest.fixture
+async def tls_server() -> AsyncIterator[RawServer]:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(CERTIFICATE, CERTIFICATE.with_suffix(".key"))
+    raw = RawServer()
+    raw._server = await asyncio.start_server(raw._serve, "127.0.0.1", 0, ssl=context)
+    yield raw
+    await raw.stop()
+
+
+def secure(server: RawServer) -> Endpoint:
+    return msgspec.structs.replace(endpoint(server), url=server.url.replace("http://127.0.0.1", "https://localhost"))
+
+
+async def test_over_tls_an_answer_streams_and_leaving_closes_the_socket(
+    tls_server: RawServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    transport = HttpTransport()
+    tls_server.answer(GOOD, END)
+    assert (await ask(OpenAiChatModel(transport, secure(tls_server)))).text == "hi"
+    tls_server.answers = []
+    tls_server.answer(GOOD, then="stall")
+    batches = OpenAiChatModel(transport, secure(tls_server)).stream(PROMPT)
+    assert TextDelta("hi") in await anext(batches)
+    await batches.aclose()
+    await asyncio.wait_for(tls_server.all_closed.wait(), 10)
+    await transport.aclose()
+
+
+async def test_over_tls_a_certificate_of_nobody_is_refused(tls_server: RawServer) -> None:
+    transport = HttpTransport()
+    answer = await ask(OpenAiChatModel(transport, secure(tls_server)))
+    assert isinstance(answer.error, ModelUnavailable)
+    assert not tls_server.heads
+    await transport.aclose()

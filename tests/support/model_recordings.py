@@ -11,6 +11,7 @@ import msgspec
 
 from llmchatbot.errors import ModelError, ModelInterrupted
 from llmchatbot.llm.anthropic import AnthropicModel
+from llmchatbot.llm.body import Take
 from llmchatbot.llm.endpoint import Endpoint, Secret, TimeLimits
 from llmchatbot.llm.events import Event, Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 from llmchatbot.llm.gemini import GeminiModel
@@ -330,13 +331,17 @@ PROMPT = Prompt(
 )
 
 
-async def ask(model: Model, prompt: Prompt = PROMPT) -> Answer:
-    """Everything that the model says, and the error that ended it."""
+async def ask(model: Model, prompt: Prompt = PROMPT, *, relayed: bool = True) -> Answer:
+    """Everything that the model says, and the error that ended it; `relayed`: through a sink, as the product asks."""
     events: list[Event] = []
+
+    def take(batch: list[Event]) -> None:
+        assert batch, "an empty batch wakes readers for nothing"
+        events.extend(batch)
+
     try:
-        async for batch in model.stream(prompt):
-            assert batch, "an empty batch wakes readers for nothing"
-            events += batch
+        async for batch in model.stream(prompt, take if relayed else None):
+            take(batch)
     except ModelError as error:
         return Answer(events, error)
     return Answer(events, None)
@@ -354,6 +359,11 @@ class _ReplayStream:
         if self._error is not None:
             raise self._error
         return b""
+
+    async def relay(self, take: Take) -> None:
+        while piece := await self.read():
+            if take(piece):
+                return
 
     def expect_end(self, seconds: float) -> None:
         assert seconds > 0
@@ -390,7 +400,11 @@ async def replay(recording: Recording, *chunks: bytes, broken: bool = False) -> 
     """What the protocol makes of these chunks; `broken` ends in a cut connection instead of a proper end."""
     error = ModelInterrupted("cut") if broken else None
     transport = ReplayTransport(list(chunks), error)
-    answer = await ask(recording.build(transport, ENDPOINT))
+    model = recording.build(transport, ENDPOINT)
+    answer = await ask(model)
+    batched = await ask(model, relayed=False)
+    assert batched.events == answer.events, "a sink gets something else than a reader of batches"
+    assert str(batched.error) == str(answer.error)
     assert all(stream.closed for stream in transport.streams), "the connection was not closed"
     return answer
 

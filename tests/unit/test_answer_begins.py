@@ -13,6 +13,7 @@ from llmchatbot.errors import DatabaseUnavailable
 from llmchatbot.ids import new_id
 from llmchatbot.llm.events import Event, Finished, Notice, TextDelta
 from llmchatbot.llm.gateway import GatewayRequest, ModelGateway
+from llmchatbot.llm.port import Sink
 from llmchatbot.models.generations import Generation, Status
 from llmchatbot.services.answers import AnswerMaker
 from llmchatbot.services.prompts import PromptBuilder
@@ -63,7 +64,7 @@ class Prompts:
 
 
 class Gateway:
-    async def stream(self, request: GatewayRequest) -> AsyncGenerator[list[Event], None]:
+    async def stream(self, request: GatewayRequest, sink: Sink) -> AsyncGenerator[list[Event], None]:
         yield [TextDelta("a"), Finished("stop")]
 
 

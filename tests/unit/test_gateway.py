@@ -17,7 +17,7 @@ from llmchatbot.llm.call import Surroundings
 from llmchatbot.llm.endpoint import TimeLimits
 from llmchatbot.llm.events import Answering, Event, Finished, Notice, TextDelta, Usage
 from llmchatbot.llm.gateway import GatewayRequest, ModelGateway
-from llmchatbot.llm.port import Model, Parameters, Prompt, PromptMessage
+from llmchatbot.llm.port import Model, Parameters, Prompt, PromptMessage, Sink
 from llmchatbot.llm.registry import ModelEntry, RegisteredModel, Registry
 from llmchatbot.llm.script import Script, parse
 from llmchatbot.llm.scripted import ScriptedModel
@@ -261,7 +261,7 @@ class _Odd:
     def __init__(self, batches: Callable[[], AsyncGenerator[list[Event], None]]) -> None:
         self._batches = batches
 
-    def stream(self, prompt: Prompt) -> AsyncGenerator[list[Event], None]:
+    def stream(self, prompt: Prompt, sink: Sink | None = None) -> AsyncGenerator[list[Event], None]:
         assert prompt.messages
         return self._batches()
 

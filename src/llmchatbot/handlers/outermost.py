@@ -20,14 +20,16 @@ from litestar.types import ASGIApp, Message, Receive, Send
 from llmchatbot.errors import AppError, InternalError, InvalidInput
 from llmchatbot.handlers.cors import CorsRules
 from llmchatbot.handlers.deadlines import DEADLINE, Deadline
-from llmchatbot.handlers.problems import plain_answer
-from llmchatbot.handlers.security_headers import with_security_headers
+from llmchatbot.handlers.problems import plain_answer, plain_parts
+from llmchatbot.handlers.security_headers import Headers, with_security_headers
 from llmchatbot.observability import request_id as current_request
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("llmchatbot.access")
 
 RAW_SEND = "raw_send"
+# Among the scope's extensions: our own server's way to write a piece of a stream without a task that waits for it.
+OUTLET = "outlet"
 # A stream that a handler has made. It runs after the framework has returned: the framework's frames and the request
 # would otherwise be kept for as long as the stream is open, 20 KB each.
 STREAM_APPLICATION = "stream_application"
@@ -40,6 +42,12 @@ _QUIET = frozenset({"/health", "/health/ready", "/metrics", "/assets/{path}"})
 
 class RequestObserver(Protocol):
     def __call__(self, route: str, method: str, status: int, seconds: float) -> None: ...
+
+
+def refuse_plainly(error: AppError) -> tuple[Headers, bytes]:
+    """For what never becomes a request: no head, too large a head, no HTTP."""
+    headers, body = plain_parts(error)
+    return with_security_headers(headers, []), body
 
 
 def ignore_request(route: str, method: str, status: int, seconds: float) -> None:
@@ -89,7 +97,7 @@ class Outermost:
             await send(message)
 
         try:
-            if hosts > 1:
+            if hosts > 1 or (not hosts and scope["http_version"] == "1.1"):
                 await plain_answer(announce, InvalidInput("A request has one Host header."))
             elif scope["method"] == "OPTIONS" and self._cors is not None and self._cors.is_preflight(scope, origin):
                 await self._cors.answer_preflight(announce)

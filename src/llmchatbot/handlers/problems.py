@@ -89,11 +89,16 @@ def render(error: AppError) -> Response[bytes]:
     )
 
 
-async def plain_answer(send: Send, error: AppError) -> None:
-    """The same document for a layer that has no framework around it."""
+def plain_parts(error: AppError) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Headers and body of the same document, for whoever has no framework around it."""
     body = msgspec.json.encode(problem_body(error))
     headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in problem_headers(error).items()]
-    headers += [(b"content-type", PROBLEM_JSON.encode()), (b"content-length", str(len(body)).encode())]
+    return [*headers, (b"content-type", PROBLEM_JSON.encode())], body
+
+
+async def plain_answer(send: Send, error: AppError) -> None:
+    headers, body = plain_parts(error)
+    headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 

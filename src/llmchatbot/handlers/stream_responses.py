@@ -13,7 +13,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from llmchatbot.clock import Clock
 from llmchatbot.errors import AppError, InvalidInput, MalformedCursor, NotAcceptable
-from llmchatbot.handlers.outermost import RAW_SEND, STREAM_APPLICATION
+from llmchatbot.handlers.outermost import OUTLET, RAW_SEND, STREAM_APPLICATION
 from llmchatbot.handlers.problems import handle_app_error
 from llmchatbot.models.generations import Cursor
 from llmchatbot.streaming.frames import Format
@@ -100,6 +100,7 @@ class StreamOpener:
 
             stream = Stream(source, seq=seq, wire=wire, send=write, session_id=session_id, clock=self._clock)
             stream.before_end = on_delivered
+            stream.outlet = scope.get("extensions", {}).get(OUTLET)
             self._streams.add(stream)
             watch = DisconnectWatch(receive, stream.leave)
             try:

@@ -18,7 +18,7 @@ from llmchatbot.errors import ModelError, ModelInterrupted, ModelOverloaded, Mod
 from llmchatbot.llm.events import DELTAS, Answering, Event, Finished, Notice, ReasoningDelta, TextDelta, Usage
 from llmchatbot.llm.fair_queue import Ticket
 from llmchatbot.llm.parameters import split
-from llmchatbot.llm.port import Parameters, Prompt, PromptMessage
+from llmchatbot.llm.port import Parameters, Prompt, PromptMessage, Sink
 from llmchatbot.llm.resilience import Clock, is_failure, may_fall_back, retry_delay
 from llmchatbot.llm.tokens import TokenEstimator, utf8_size
 from llmchatbot.llm.upstream import Upstream
@@ -53,8 +53,12 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 class GatewayCall:
     """The life of one call."""
 
-    def __init__(self, request: GatewayRequest, chain: list[Upstream], surroundings: Surroundings) -> None:
+    def __init__(
+        self, request: GatewayRequest, chain: list[Upstream], surroundings: Surroundings, sink: Sink | None = None
+    ) -> None:
+        """`sink`: see `port.Model.stream`."""
         self.request = request
+        self.sink = self._counting(sink) if sink is not None else None
         self.world = surroundings
         system = (PromptMessage(role="system", content=request.system_prompt),) if request.system_prompt else ()
         # An answer stopped before its first token is an empty message; several providers refuse those.
@@ -106,6 +110,13 @@ class GatewayCall:
         if not able:
             raise ModelInterrupted("This model cannot go on from a text; ask again instead.")
         return able
+
+    def _counting(self, sink: Sink) -> Sink:
+        def take(batch: list[Event]) -> None:
+            self._count(batch)
+            sink(batch)
+
+        return take
 
     def _count(self, batch: list[Event]) -> None:
         for event in batch:
@@ -189,7 +200,8 @@ class _Attempt:
             yield _ignored(upstream.name, name)
         self._name = await upstream.upstream_name()
         self.batches = upstream.model.stream(
-            Prompt(model=self._name, messages=self._call.messages, parameters=parameters, prefix=request.prefix)
+            Prompt(model=self._name, messages=self._call.messages, parameters=parameters, prefix=request.prefix),
+            self._call.sink,
         )
 
     async def _wait(self) -> AsyncGenerator[Notice, None]:

@@ -18,7 +18,7 @@ from llmchatbot.llm.endpoint import Endpoint
 from llmchatbot.llm.events import Event
 from llmchatbot.llm.ndjson import Health, NdjsonModel
 from llmchatbot.llm.openai_chat import OpenAiChatModel, PrefixStyle
-from llmchatbot.llm.port import Model, Prompt
+from llmchatbot.llm.port import Model, Prompt, Sink
 from llmchatbot.llm.transport import HttpTransport
 from llmchatbot.llm.wire import Json, fetch
 
@@ -145,12 +145,12 @@ class DetectedModel:
         first = next((entry for entry in listed.data if entry.id == self._name), listed.data[0])
         return Found(model=model, protocol="openai", name=first.id, window=first.window)
 
-    async def stream(self, prompt: Prompt) -> AsyncGenerator[list[Event], None]:
+    async def stream(self, prompt: Prompt, sink: Sink | None = None) -> AsyncGenerator[list[Event], None]:
         """See `port.Model.stream`. A prompt without a model's name takes the first one listed."""
         found = await self.find()
         if not prompt.model:
             prompt = msgspec.structs.replace(prompt, model=found.name or "default")
-        async with aclosing(found.model.stream(prompt)) as batches:
+        async with aclosing(found.model.stream(prompt, sink)) as batches:
             async for batch in batches:
                 yield batch
 

@@ -8,7 +8,7 @@ import msgspec
 
 from llmchatbot.errors import ModelMisconfigured
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class TimeLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,9 +32,9 @@ class Secret(str):
 def origin_of(url: str) -> tuple[str, str, int]:
     """Scheme, host and port (RFC 6454 §4). Raises ValueError when `url` is not an absolute HTTP URL."""
     parts = urlsplit(url)
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
         raise ValueError("begins with http:// or https:// and names a host")
-    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS[parts.scheme]
+    return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS[parts.scheme]
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):

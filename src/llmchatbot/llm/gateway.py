@@ -14,7 +14,7 @@ from llmchatbot.llm.catalog import build_registry
 from llmchatbot.llm.context import ContextChoice, ContextMessage, choose_context, input_budget
 from llmchatbot.llm.events import Event
 from llmchatbot.llm.factory import build_model
-from llmchatbot.llm.port import Model, Parameters
+from llmchatbot.llm.port import Model, Parameters, Sink
 from llmchatbot.llm.registry import ModelInfo, RegisteredModel, Registry
 from llmchatbot.llm.tokens import TokenEstimator
 from llmchatbot.llm.transport import HttpTransport
@@ -98,10 +98,10 @@ class ModelGateway:
         """Tokens of `text` for `model`: for an answer that was stopped, so that no provider counted it."""
         return self._world.estimator.of_text(self.resolve(model).name, text)
 
-    def stream(self, request: GatewayRequest) -> AsyncGenerator[list[Event], None]:
+    def stream(self, request: GatewayRequest, sink: Sink | None = None) -> AsyncGenerator[list[Event], None]:
         """See `port.Model.stream`. Raises UnknownModel at once; iterating raises ModelError subclasses only."""
         chain = [self._upstreams[model.name] for model in self._registry.chain(request.model)]
-        return GatewayCall(request, chain, self._world).run()
+        return GatewayCall(request, chain, self._world, sink).run()
 
     async def health(self) -> dict[str, bool]:
         """Whether each model would answer now, by public name. Takes five seconds at the most; never raises."""

@@ -15,7 +15,7 @@ import msgspec
 
 from llmchatbot.llm.events import Event, Finished, TextDelta, Usage
 from llmchatbot.llm.pace import paced
-from llmchatbot.llm.port import Prompt
+from llmchatbot.llm.port import Prompt, Sink
 
 SUPPORTED: frozenset[str] = frozenset()
 
@@ -125,7 +125,7 @@ class GuideModel:
         words = [word for word in _WORD.findall(question.casefold()) if word not in ignored]
         return " ".join(words) or question
 
-    async def stream(self, prompt: Prompt) -> AsyncGenerator[list[Event], None]:
+    async def stream(self, prompt: Prompt, sink: Sink | None = None) -> AsyncGenerator[list[Event], None]:
         """See `port.Model.stream`."""
         question = next((message.content for message in reversed(prompt.messages) if message.role == "user"), "")
         text = self.answer(question)

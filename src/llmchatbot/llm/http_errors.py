@@ -122,7 +122,7 @@ def _not_found(endpoint: Endpoint) -> ModelMisconfigured:
 
 
 def _overloaded(where: str, headers: Mapping[str, str], extra: dict[str, Any]) -> ModelOverloaded:
-    after = headers.get("Retry-After", "")
+    after = headers.get("retry-after", "")
     if RETRY_AFTER.fullmatch(after):
         extra = {**extra, "retry_after": int(after)}
     return ModelOverloaded(f"The model's service is overloaded or limits our rate {where}.", extra=extra)

@@ -6,7 +6,7 @@ One implementation per protocol: `ndjson`, `openai_chat`, `openai_responses`, `a
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Literal, Protocol
 
 import msgspec
@@ -45,11 +45,18 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     prefix: str = ""
 
 
+Sink = Callable[[list[Event]], None]
+"""Takes deltas at once, in the callback of the network. What it raises ends the call."""
+
+
 class Model(Protocol):
     """One upstream."""
 
-    def stream(self, prompt: Prompt) -> AsyncGenerator[list[Event], None]:
+    def stream(self, prompt: Prompt, sink: Sink | None = None) -> AsyncGenerator[list[Event], None]:
         """Yield the events of the answer, batched as they came from the network.
+
+        With a `sink`, a model may hand the deltas after the first batch to it instead of yielding them: thousands of
+        tokens need no task that wakes for each. What ends the answer is yielded in any case.
 
         `aclose()` of the generator closes the upstream connection before it returns. Raises ModelError subclasses only.
         """

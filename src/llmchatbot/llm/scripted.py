@@ -13,7 +13,7 @@ from llmchatbot.llm.endpoint import Endpoint, TimeLimits
 from llmchatbot.llm.events import Event, Finished, ReasoningDelta, TextDelta, Usage
 from llmchatbot.llm.http_errors import refusal
 from llmchatbot.llm.pace import paced
-from llmchatbot.llm.port import Prompt
+from llmchatbot.llm.port import Prompt, Sink
 from llmchatbot.llm.script import Script, script_of
 from llmchatbot.llm.transport import timed_out
 
@@ -33,7 +33,7 @@ class ScriptedModel:
         self.running = 0
         self.prompts: list[Prompt] = []
 
-    async def stream(self, prompt: Prompt) -> AsyncGenerator[list[Event], None]:
+    async def stream(self, prompt: Prompt, sink: Sink | None = None) -> AsyncGenerator[list[Event], None]:
         """See `port.Model.stream`. Continues `prompt.prefix` exactly as the uninterrupted answer goes on."""
         script = script_of(prompt.messages, self._script)
         self.started += 1

@@ -10,7 +10,7 @@ from llmchatbot.errors import ModelError, ModelInterrupted, ModelProtocolError
 from llmchatbot.llm.decoder import NdjsonDecoder, SseDecoder, SseEvent
 from llmchatbot.llm.endpoint import Endpoint
 from llmchatbot.llm.events import Event, Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta, Usage
-from llmchatbot.llm.port import Prompt
+from llmchatbot.llm.port import Prompt, Sink
 from llmchatbot.llm.text import TextCleaner
 from llmchatbot.llm.transport import HttpRequest, HttpStream, HttpTransport, require_stream
 
@@ -94,6 +94,100 @@ class AnswerParser(Generic[Record_contra]):
         out.append(Finished(self.reason))
 
 
+class _Intake(Generic[Record]):
+    """Pieces of one body to events, up to the end of the answer, and the error that ends it unless it is whole."""
+
+    def __init__(self, model: WireModel[Record], upstream: HttpStream, prompt: Prompt) -> None:
+        self._model = model
+        self._upstream = upstream
+        self._parser = model.parser_for(prompt)
+        self._decoder = model.decoder()
+        self._first = True
+        self.over = False
+        self.error: ModelError | None = None
+
+    async def next_batch(self) -> list[Event]:
+        """The events of the next piece; none when it completed no record."""
+        try:
+            piece = await self._upstream.read()
+        except ModelError as error:
+            return self._broken(error)
+        return self._take(piece)
+
+    async def relay(self, sink: Sink) -> list[Event]:
+        """Everything to `sink` as it comes, but what ends the answer."""
+        last: list[Event] = []
+
+        def take(piece: bytes) -> bool:
+            nonlocal last
+            batch = self._take(piece)
+            if self.over:
+                last = batch
+            elif batch:
+                sink(batch)
+            return self.over
+
+        try:
+            await self._upstream.relay(take)
+        except ModelError as error:
+            return self._broken(error)
+        return last if self.over else self._take(b"")
+
+    def _take(self, piece: bytes) -> list[Event]:
+        """An empty piece is the end of the body."""
+        batch: list[Event] = []
+        try:
+            if self._first and piece:
+                require_stream(self._model.endpoint, piece, json_lines=self._model.json_lines)
+                self._first = False
+            self._parse(piece, batch)
+        except ModelError as error:
+            self._end(batch, error)
+        else:
+            if self._parser.done or not piece:
+                self._end(batch, None)
+            elif self._parser.reason is not None:
+                self._upstream.expect_end(_END_SECONDS)
+        return batch
+
+    def _broken(self, error: ModelError) -> list[Event]:
+        batch: list[Event] = []
+        self._end(batch, error)
+        return batch
+
+    def _parse(self, piece: bytes, batch: list[Event]) -> None:
+        decoder, parser = self._decoder, self._parser
+        if not piece:
+            for record in decoder.finish():
+                try:
+                    parser.feed(record, batch)
+                except ModelProtocolError as error:
+                    # half a record at the end of the body is a broken stream, not a broken protocol
+                    raise ModelInterrupted("The model's stream ended within a record.") from error
+            return
+        for record in decoder.feed(piece):
+            parser.feed(record, batch)
+            if parser.done:
+                return
+        if decoder.failure is not None:
+            raise decoder.failure
+
+    def _end(self, batch: list[Event], error: ModelError | None) -> None:
+        """Close the answer; `error` stays None when it is whole.
+
+        A stop reason is an explicit end: what fails after it (a cut before `[DONE]`, a server that holds on) takes
+        nothing from the answer. An error record or garbage does count, wherever it stands.
+        """
+        self.over = True
+        connection_failed = error is None or (error.code in {"model_interrupted", "model_timeout"})
+        if not connection_failed:
+            self._parser.reason = None
+        try:
+            self._parser.end(batch)
+        except ModelInterrupted as interrupted:
+            self.error = error or interrupted
+
+
 class WireModel(Generic[Record]):
     """A model behind HTTP. A protocol gives `request_for`, `parser_for` and `decoder`."""
 
@@ -115,71 +209,25 @@ class WireModel(Generic[Record]):
         """A fresh decoder for one answer."""
         raise NotImplementedError
 
-    async def stream(self, prompt: Prompt) -> AsyncGenerator[list[Event], None]:
+    async def stream(self, prompt: Prompt, sink: Sink | None = None) -> AsyncGenerator[list[Event], None]:
         """See `port.Model.stream`."""
         upstream = await self.transport.open(self.request_for(prompt))
         try:
-            parser = self.parser_for(prompt)
-            decoder = self.decoder()
-            first = True
-            while True:
-                out: list[Event] = []
-                error: ModelError | None = None
-                try:
-                    chunk = await upstream.read()
-                    if first and chunk:
-                        require_stream(self.endpoint, chunk, json_lines=self.json_lines)
-                        first = False
-                    self._take(decoder, parser, chunk, out)
-                except ModelError as raised:
-                    error, chunk = raised, b""
-                if parser.done or not chunk:
-                    error = self._end(parser, out, error)
-                    if out:
-                        yield out
-                    if error is not None:
-                        raise error
-                    return
-                if parser.reason is not None:
-                    upstream.expect_end(_END_SECONDS)
-                if out:
-                    yield out
+            intake = _Intake(self, upstream, prompt)
+            ended = False
+            while not ended:
+                batch = await intake.next_batch()
+                if batch:
+                    yield batch
+                ended = intake.over
+                if batch and sink is not None and not ended:
+                    if batch := await intake.relay(sink):
+                        yield batch
+                    ended = True
+            if intake.error is not None:
+                raise intake.error
         finally:
             await upstream.aclose()
-
-    @staticmethod
-    def _take(decoder: Decoder[Record], parser: AnswerParser[Record], chunk: bytes, out: list[Event]) -> None:
-        """Parse what a chunk completed; an empty chunk is the end of the body."""
-        if not chunk:
-            for record in decoder.finish():
-                try:
-                    parser.feed(record, out)
-                except ModelProtocolError as error:
-                    # half a record at the end of the body is a broken stream, not a broken protocol
-                    raise ModelInterrupted("The model's stream ended within a record.") from error
-            return
-        for record in decoder.feed(chunk):
-            parser.feed(record, out)
-            if parser.done:
-                return
-        if decoder.failure is not None:
-            raise decoder.failure
-
-    @staticmethod
-    def _end(parser: AnswerParser[Record], out: list[Event], error: ModelError | None) -> ModelError | None:
-        """Close the answer; the error that ends it, or None when it is whole.
-
-        A stop reason is an explicit end: what fails after it (a cut before `[DONE]`, a server that holds on) takes
-        nothing from the answer. An error record or garbage does count, wherever it stands.
-        """
-        connection_failed = error is None or (error.code in {"model_interrupted", "model_timeout"})
-        if not connection_failed:
-            parser.reason = None
-        try:
-            parser.end(out)
-        except ModelInterrupted as interrupted:
-            return error or interrupted
-        return None
 
     async def get_json(self, path: str, *, limit: int = 1 << 20) -> bytes:
         """Fetch a small document of the same origin, such as the list of models."""

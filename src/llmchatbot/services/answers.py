@@ -223,15 +223,19 @@ class AnswerMaker:
             job.draft.add_event(payloads.notice(notice.code, notice.text, notice.data))
         loop = asyncio.get_running_loop()
         job.asked_at, before = loop.time(), job.draft.bytes
+
+        def sink(batch: list[Event]) -> None:
+            self._relay(job, batch)
+
         try:
-            async with asyncio.timeout(self._limits.answer_time), aclosing(self._gateway.stream(request)) as batches:
+            async with (
+                asyncio.timeout(self._limits.answer_time),
+                aclosing(self._gateway.stream(request, sink)) as batches,
+            ):
                 async for batch in batches:
-                    self._take(job, batch)
+                    self._relay(job, batch)
                     if job.first_at is None and job.draft.bytes > before:
                         job.first_at = loop.time()
-                    self._writer.touch(job.draft)
-                    if job.draft.bytes > self._limits.answer_bytes:
-                        raise AnswerTooLong(f"The answer reached the limit of {self._limits.answer_bytes} bytes.")
         except TimeoutError as error:
             raise AnswerTooLong(f"The answer took longer than {self._limits.answer_time:.0f} seconds.") from error
         if job.finish_reason is None:
@@ -252,6 +256,13 @@ class AnswerMaker:
                     raise
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _relay(self, job: Job, batch: list[Event]) -> None:
+        """Runs once per token. Raises AnswerTooLong."""
+        self._take(job, batch)
+        self._writer.touch(job.draft)
+        if job.draft.bytes > self._limits.answer_bytes:
+            raise AnswerTooLong(f"The answer reached the limit of {self._limits.answer_bytes} bytes.")
 
     def _take(self, job: Job, batch: list[Event]) -> None:
         draft = job.draft

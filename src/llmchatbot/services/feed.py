@@ -13,6 +13,7 @@ from llmchatbot.errors import DatabaseUnavailable, NotFound
 from llmchatbot.models.generations import Cursor
 from llmchatbot.repositories import user_events
 from llmchatbot.streaming import payloads, wakeups
+from llmchatbot.streaming.tails import Reader
 from llmchatbot.streaming.wakeups import WakeUps
 
 _READ_LIMIT = 500
@@ -53,7 +54,7 @@ class FeedSource:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def wait(self) -> None:
+    async def wait(self, reader: Reader | None = None) -> None:
         if not self._news:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter

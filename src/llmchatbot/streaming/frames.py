@@ -60,3 +60,21 @@ class Format(StrEnum):
             return f"{notice}}}\n".encode("ascii")
         place = f"id: {stream_id}.{seq}\n" if seq >= 0 else ""
         return f"retry: {pause}\n{place}data: {notice}}}\n\n".encode("ascii")
+
+
+class Frames:
+    """Events that were just stored, rendered at most once for all readers of one format."""
+
+    __slots__ = ("_first", "_rendered", "_stream_id", "payloads")
+
+    def __init__(self, stream_id: str, first: int, payloads: Sequence[str]) -> None:
+        self._stream_id = stream_id
+        self._first = first
+        self.payloads = payloads
+        self._rendered: dict[Format, bytes] = {}
+
+    def rendered(self, wire: Format) -> bytes:
+        data = self._rendered.get(wire)
+        if data is None:
+            data = self._rendered[wire] = wire.render(self._stream_id, self._first, self.payloads)
+        return data

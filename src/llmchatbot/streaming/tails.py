@@ -8,10 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 from uuid import UUID
 
 from llmchatbot.streaming import payloads
+from llmchatbot.streaming.frames import Frames
 from llmchatbot.streaming.payloads import is_terminal
+
+
+class Reader(Protocol):
+    """Somebody who waits at the end of a source and may take what comes without being woken."""
+
+    def offer(self, seq: int, frames: Frames) -> bool:
+        """Take the events from `seq` on; False when it must be woken to look by itself."""
+        ...
 
 
 class Tail:
@@ -26,7 +36,7 @@ class Tail:
         self.ended = False
         # Nobody feeds it any more: readers ask anew, here or at another process.
         self.replaced = False
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: list[tuple[asyncio.Future[None], Reader | None]] = []
 
     @property
     def last(self) -> int:
@@ -43,27 +53,43 @@ class Tail:
             raise ValueError(f"events {len(self.payloads)}..{first - 1} of {self.stream_id} are missing")
         if known >= len(payloads):
             return
-        self.payloads.extend(payloads[known:] if known else payloads)
+        news = payloads[known:] if known else payloads
+        self.payloads.extend(news)
         if is_terminal(self.payloads[-1]):
+            # Readers look after the end by themselves.
             self.ended = True
-        self.wake()
+            self.wake()
+        elif self._waiters:
+            self._offer(first + known, news)
+
+    def _offer(self, seq: int, news: Sequence[str]) -> None:
+        """Give the news to the readers who take them at once, wake the others."""
+        frames = Frames(self.stream_id, seq, news)
+        waiters, self._waiters = self._waiters, []
+        for waiter, reader in waiters:
+            if waiter.done():
+                continue
+            if reader is not None and reader.offer(seq, frames):
+                self._waiters.append((waiter, reader))
+            else:
+                waiter.set_result(None)
 
     def wake(self) -> None:
         waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
+        for waiter, _ in waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def wait(self) -> None:
-        """Until something was stored, or somebody calls `wake`: the caller looks again and decides."""
+    async def wait(self, reader: Reader | None = None) -> None:
+        """Until something was stored that `reader` did not take, or somebody calls `wake`: the caller looks again."""
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        self._waiters.append((waiter, reader))
         await waiter
 
     @property
     def watched(self) -> bool:
         # A reader that was cut off or whose long-poll ran out leaves a future that is done.
-        return any(not waiter.done() for waiter in self._waiters)
+        return any(not waiter.done() for waiter, _ in self._waiters)
 
 
 class Tails:
@@ -132,7 +158,8 @@ class ResetView:
             events[self._at - seq] = self._payload
         return events
 
-    async def wait(self) -> None:
+    async def wait(self, reader: Reader | None = None) -> None:
+        # Nothing is offered: the numbers are those of the real one, but what stands under one of them is not.
         await self._real.wait()
 
     def wake(self) -> None:
@@ -158,7 +185,7 @@ class Excerpt:
         start = max(seq - self._first, 0)
         return self._events[start : start + limit]
 
-    async def wait(self) -> None:
+    async def wait(self, reader: Reader | None = None) -> None:
         """Never called: what has ended is not waited for."""
 
     def wake(self) -> None:

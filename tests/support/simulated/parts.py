@@ -19,6 +19,7 @@ from llmchatbot.drill.reading import BlockDecoder, Follower
 from llmchatbot.errors import DatabaseUnavailable, ModelInterrupted, NotFound, Unavailable
 from llmchatbot.llm.events import Event, Finished, Notice, TextDelta
 from llmchatbot.llm.gateway import GatewayRequest, ModelGateway, ModelInfo
+from llmchatbot.llm.port import Sink
 from llmchatbot.models.generations import Cursor, Generation
 from llmchatbot.services.answers import AnswerMaker
 from llmchatbot.services.generations import GenerationService
@@ -96,13 +97,19 @@ class SimulatedGateway:
             for name in (CONTINUES, ONCE)
         ]
 
-    async def stream(self, request: GatewayRequest) -> AsyncGenerator[list[Event], None]:
+    async def stream(self, request: GatewayRequest, sink: Sink) -> AsyncGenerator[list[Event], None]:
         rest = text_of(UUID(request.user_id))[len(request.prefix) :]
         await asyncio.sleep(self._rng.choice((0.0, 0.2, 2.0)))
+        relays, begun = self._rng.random() < 0.5, False
         while rest:
             await self._gate()
             size = self._rng.randint(1, 8)
-            yield [TextDelta(piece) for piece in (rest[:1], rest[1:size]) if piece]
+            batch: list[Event] = [TextDelta(piece) for piece in (rest[:1], rest[1:size]) if piece]
+            if relays and begun:
+                sink(batch)
+            else:
+                yield batch
+            begun = True
             rest = rest[max(size, 1) :]
             await asyncio.sleep(self._rng.choice((0.0, 0.05, 0.3, 1.0)))
             if self._rng.random() < self.breaks:
