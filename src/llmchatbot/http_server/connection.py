@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -48,6 +49,7 @@ class Connection(asyncio.Protocol):
         "lingering_since",
         "local",
         "waiting_since",
+        "write",
     )
 
     def __init__(self, server: HttpServer) -> None:
@@ -57,6 +59,8 @@ class Connection(asyncio.Protocol):
         self._current: Exchange | None = None
         self._receiving: Exchange | None = None
         self._queue: deque[tuple[Exchange, dict[str, Any]]] = deque()
+        # The transport's own, once there is one: a method in between would be one more call for each frame.
+        self.write: Callable[[bytes], None] = _write_nowhere
         self._refused = False
         self._begin_head()
         self._in_head = False
@@ -78,6 +82,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+        self.write = self._transport.write
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER)
         self.client = _address(transport.get_extra_info("peername"))
         self.local = _address(transport.get_extra_info("sockname"))
@@ -207,9 +212,6 @@ class Connection(asyncio.Protocol):
         """Nobody waits for an answer on it."""
         return self._current is None
 
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
-
     def pause_reading(self) -> None:
         if not self._transport.is_closing():
             self._transport.pause_reading()
@@ -272,6 +274,10 @@ class Connection(asyncio.Protocol):
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()
             self._transport.resume_reading()
+
+
+def _write_nowhere(data: bytes) -> None:
+    """Before there is a transport nothing is written."""
 
 
 def _address(name: Any) -> tuple[str, int] | None:

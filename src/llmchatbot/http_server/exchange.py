@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -25,7 +26,8 @@ class Peer(Protocol):
     @property
     def date(self) -> bytes: ...
 
-    def write(self, data: bytes) -> None: ...
+    @property
+    def write(self) -> Callable[[bytes], None]: ...
 
     def resume_reading(self) -> None: ...
 
@@ -50,6 +52,7 @@ class Exchange:
         "_peer",
         "_waiter",
         "_without_body",
+        "_write",
         "complete",
         "full",
         "keep_alive",
@@ -60,6 +63,7 @@ class Exchange:
     def __init__(self, peer: Peer, *, method: str, http_1_0: bool, keep_alive: bool, expects_continue: bool) -> None:
         self._loop = asyncio.get_running_loop()
         self._peer = peer
+        self._write = peer.write
         self._http_1_0 = http_1_0
         self._without_body = method == "HEAD"
         self._expects_continue = expects_continue
@@ -124,7 +128,7 @@ class Exchange:
             return future
         if self._expects_continue and not self.started:
             self._expects_continue = False
-            self._peer.write(_CONTINUE)
+            self._write(_CONTINUE)
         self._waiter = future
         return future
 
@@ -175,7 +179,9 @@ class Exchange:
 
     def push(self, data: bytes) -> None:
         """A piece of a streamed body, without waiting: only while not `full`, and after the head."""
-        if not self.lost:
+        if self._chunked and not (self.lost or self.complete):
+            self._write(b"%x\r\n%b\r\n" % (len(data), data))
+        elif not self.lost:
             self._write_body(data)
 
     def _start(self, status: int, headers: Headers) -> None:
@@ -202,7 +208,7 @@ class Exchange:
         elif self._http_1_0:
             parts.append(b"connection: keep-alive\r\n")
         parts.append(b"\r\n")
-        self._peer.write(b"".join(parts))
+        self._write(b"".join(parts))
 
     def _frame(self, length: int | None, parts: list[bytes]) -> None:
         """How the end of the body is told: by its length, by chunks, or (HTTP/1.0) by the end of the connection."""
@@ -220,14 +226,14 @@ class Exchange:
         if not data or self._without_body:
             return
         if self._chunked:
-            self._peer.write(b"%x\r\n%b\r\n" % (len(data), data))
+            self._write(b"%x\r\n%b\r\n" % (len(data), data))
             return
         self._left -= len(data)
-        self._peer.write(data)
+        self._write(data)
 
     def _finish(self) -> None:
         if self._chunked:
-            self._peer.write(b"0\r\n\r\n")
+            self._write(b"0\r\n\r\n")
         elif self._left and not self._without_body and self.keep_alive:
             raise RuntimeError("the body has another length than its head said")
         self.complete = True

@@ -73,9 +73,16 @@ class HttpStream:
         if not self._got_first:
             self._got_first = True
             self._look_again_in(self._chunk_limit)
-        if self._take is not None:
+        take = self._take
+        if take is not None:
             self._waiting_since = self._loop.time()
-            self._hand_on(self._take, piece)
+            try:
+                enough = take(piece)
+            except Exception as error:  # it is the reader's, who waits for it in `relay`
+                self._stop_relaying(error)
+            else:
+                if enough:
+                    self._stop_relaying(None)
             return
         self._pieces.append(piece)
         self._size += len(piece)
@@ -101,17 +108,12 @@ class HttpStream:
     def resume(self) -> None:
         """Called when there is room again."""
 
-    def _hand_on(self, take: Take, piece: bytes) -> None:
-        try:
-            enough = take(piece)
-        except Exception as error:  # it is the reader's, who waits for it in `relay`
-            self._take = None
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_exception(error)
-        else:
-            if enough:
-                self._take = None
-                self._wake()
+    def _stop_relaying(self, error: Exception | None) -> None:
+        self._take = None
+        if error is None:
+            self._wake()
+        elif self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(error)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -113,7 +113,10 @@ class GatewayCall:
 
     def _counting(self, sink: Sink) -> Sink:
         def take(batch: list[Event]) -> None:
-            self._count(batch)
+            if len(batch) == 1 and type(delta := batch[0]) is TextDelta and delta.text.isascii():
+                self._output_bytes += len(delta.text)
+            else:
+                self._count(batch)
             sink(batch)
 
         return take

@@ -51,20 +51,19 @@ class DirectStream(HttpStream):
         # Asked not to; some do it all the same.
         if headers.get("content-encoding", "identity").lower() in {"gzip", "deflate"}:
             self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
+            self.feed = self._feed_packed  # type: ignore[method-assign]  # the others pay nothing for it
         if not self.head.done():
             self.head.set_result(None)
 
-    def feed(self, piece: bytes) -> None:
-        if self._inflate is not None:
-            try:
-                piece = self._inflate.decompress(piece, _INFLATED_BYTES)
-            except zlib.error:
-                self.fail(ModelProtocolError("The model's service sent a body that cannot be unpacked."))
-                return
-            if self._inflate.unconsumed_tail:
-                self.fail(ModelProtocolError("The model's service sent a body that is too large once unpacked."))
-                return
-        if piece:
+    def _feed_packed(self, piece: bytes) -> None:
+        try:
+            piece = self._inflate.decompress(piece, _INFLATED_BYTES)
+        except zlib.error:
+            self.fail(ModelProtocolError("The model's service sent a body that cannot be unpacked."))
+            return
+        if self._inflate.unconsumed_tail:
+            self.fail(ModelProtocolError("The model's service sent a body that is too large once unpacked."))
+        elif piece:
             super().feed(piece)
 
     def fail(self, error: ModelError) -> None:

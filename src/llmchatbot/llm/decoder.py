@@ -78,7 +78,20 @@ class SseDecoder(_Lines):
         """Return the events that this chunk completed. After a failure: nothing more."""
         if self._rest or self._skip_lf or self._head is not None or self.failure is not None or b"\r" in chunk:
             chunk = self._prepare(chunk)
+        elif self._is_one_event(chunk):
+            return [("", chunk[6:-2])]
         return self._events(chunk) if chunk else []
+
+    def _is_one_event(self, chunk: bytes) -> bool:
+        """Where a model sends token by token, a piece of the network is one event of one line."""
+        size = len(chunk)
+        return (
+            chunk[:6] == b"data: "
+            and chunk.find(b"\n") == size - 2
+            and chunk[-1:] == b"\n"
+            and size <= self.max_line
+            and not (self._data or self._event or self._id)
+        )
 
     def _prepare(self, chunk: bytes) -> bytes:
         """All that a chunk may need before it is cut into lines; b"" when no line ends in it."""

@@ -102,7 +102,7 @@ class _Intake(Generic[Record]):
         self._upstream = upstream
         self._parser = model.parser_for(prompt)
         self._decoder = model.decoder()
-        self._first = True
+        self._began = False
         self.over = False
         self.error: ModelError | None = None
 
@@ -110,9 +110,12 @@ class _Intake(Generic[Record]):
         """The events of the next piece; none when it completed no record."""
         try:
             piece = await self._upstream.read()
+            if piece and not self._began:
+                require_stream(self._model.endpoint, piece, json_lines=self._model.json_lines)
+                self._began = True
         except ModelError as error:
             return self._broken(error)
-        return self._take(piece)
+        return self._take(piece) if piece else self._body_over()
 
     async def relay(self, sink: Sink) -> list[Event]:
         """Everything to `sink` as it comes, but what ends the answer."""
@@ -131,46 +134,49 @@ class _Intake(Generic[Record]):
             await self._upstream.relay(take)
         except ModelError as error:
             return self._broken(error)
-        return last if self.over else self._take(b"")
+        return last if self.over else self._body_over()
 
     def _take(self, piece: bytes) -> list[Event]:
-        """An empty piece is the end of the body."""
+        """Runs once per token."""
+        batch: list[Event] = []
+        parser, decoder = self._parser, self._decoder
+        try:
+            for record in decoder.feed(piece):
+                parser.feed(record, batch)
+                if parser.done:
+                    break
+            else:
+                if decoder.failure is not None:
+                    raise decoder.failure
+        except ModelError as error:
+            self._end(batch, error)
+            return batch
+        if parser.done:
+            self._end(batch, None)
+        elif parser.reason is not None:
+            self._upstream.expect_end(_END_SECONDS)
+        return batch
+
+    def _body_over(self) -> list[Event]:
         batch: list[Event] = []
         try:
-            if self._first and piece:
-                require_stream(self._model.endpoint, piece, json_lines=self._model.json_lines)
-                self._first = False
-            self._parse(piece, batch)
+            for record in self._decoder.finish():
+                self._parser.feed(record, batch)
+        except ModelProtocolError as error:
+            # half a record at the end of the body is a broken stream, not a broken protocol
+            interrupted = ModelInterrupted("The model's stream ended within a record.")
+            interrupted.__cause__ = error
+            self._end(batch, interrupted)
         except ModelError as error:
             self._end(batch, error)
         else:
-            if self._parser.done or not piece:
-                self._end(batch, None)
-            elif self._parser.reason is not None:
-                self._upstream.expect_end(_END_SECONDS)
+            self._end(batch, None)
         return batch
 
     def _broken(self, error: ModelError) -> list[Event]:
         batch: list[Event] = []
         self._end(batch, error)
         return batch
-
-    def _parse(self, piece: bytes, batch: list[Event]) -> None:
-        decoder, parser = self._decoder, self._parser
-        if not piece:
-            for record in decoder.finish():
-                try:
-                    parser.feed(record, batch)
-                except ModelProtocolError as error:
-                    # half a record at the end of the body is a broken stream, not a broken protocol
-                    raise ModelInterrupted("The model's stream ended within a record.") from error
-            return
-        for record in decoder.feed(piece):
-            parser.feed(record, batch)
-            if parser.done:
-                return
-        if decoder.failure is not None:
-            raise decoder.failure
 
     def _end(self, batch: list[Event], error: ModelError | None) -> None:
         """Close the answer; `error` stays None when it is whole.

@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
+from functools import partial
 from uuid import UUID
 
 from llmchatbot.config import LimitSettings
@@ -224,8 +225,7 @@ class AnswerMaker:
         loop = asyncio.get_running_loop()
         job.asked_at, before = loop.time(), job.draft.bytes
 
-        def sink(batch: list[Event]) -> None:
-            self._relay(job, batch)
+        sink = partial(self._relay, job)
 
         try:
             async with (
@@ -259,17 +259,21 @@ class AnswerMaker:
 
     def _relay(self, job: Job, batch: list[Event]) -> None:
         """Runs once per token. Raises AnswerTooLong."""
-        self._take(job, batch)
-        self._writer.touch(job.draft)
-        if job.draft.bytes > self._limits.answer_bytes:
+        draft = job.draft
+        if len(batch) == 1 and type(delta := batch[0]) is TextDelta:
+            draft.add_text(delta.text)
+        else:
+            self._take(job, batch)
+        if not draft.touched:
+            self._writer.touch(draft)
+        if draft.bytes > self._limits.answer_bytes:
             raise AnswerTooLong(f"The answer reached the limit of {self._limits.answer_bytes} bytes.")
 
     def _take(self, job: Job, batch: list[Event]) -> None:
         draft = job.draft
         for event in batch:
-            kind = type(event)
-            if kind is TextDelta:
-                draft.add_text(event.text)  # type: ignore[union-attr]  # one comparison per token, not isinstance
+            if isinstance(event, TextDelta):
+                draft.add_text(event.text)
             elif isinstance(event, ReasoningDelta):
                 draft.add_reasoning(event.text)
             elif isinstance(event, Finished):

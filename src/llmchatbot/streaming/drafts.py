@@ -23,6 +23,7 @@ class Draft:
         "parts",
         "reasoning_parts",
         "tail",
+        "touched",
         "unstored",
     )
 
@@ -37,6 +38,8 @@ class Draft:
         self.bytes = len(text.encode())
         # Taken into a round but not yet known to be stored.
         self.unstored = 0
+        # The writer knows already that it has something to store.
+        self.touched = False
         # Set when the store said that this process may not write it any more.
         self.lost = False
         self._pending: list[str] = []
@@ -75,8 +78,9 @@ class Draft:
         if self._text:
             self._seal()
         taken, self._pending = self._pending, []
-        self.unstored += len(taken)
-        self.next_seq += len(taken)
+        count = len(taken)
+        self.unstored += count
+        self.next_seq += count
         return taken
 
     @property

@@ -34,10 +34,13 @@ class Format(StrEnum):
 
     def render(self, stream_id: UUID | str, first: int, payloads: Sequence[str]) -> bytes:
         """`payloads` as the events `first`, `first + 1`, … of one stream."""
-        if self is Format.NDJSON:
+        if self is _NDJSON:
             return "".join(
                 f'{payload[:-1]},"id":"{stream_id}.{seq}"}}\n' for seq, payload in enumerate(payloads, first)
             ).encode("ascii")
+        if len(payloads) == 1 and not is_error(payloads[0]):
+            # Nearly every frame, thousands a second.
+            return f"id: {stream_id}.{first}\ndata: {payloads[0]}\n\n".encode("ascii")
         return "".join(
             f"id: {stream_id}.{seq}\ndata: {payload}\n\n"
             if not is_error(payload)
@@ -62,19 +65,24 @@ class Format(StrEnum):
         return f"retry: {pause}\n{place}data: {notice}}}\n\n".encode("ascii")
 
 
-class Frames:
-    """Events that were just stored, rendered at most once for all readers of one format."""
+# Asking the class for its member costs more than the comparison.
+_NDJSON = Format.NDJSON
 
-    __slots__ = ("_first", "_rendered", "_stream_id", "payloads")
+
+class Frames:
+    """Events that were just stored, rendered once for all readers of a format as long as they follow each other."""
+
+    __slots__ = ("_data", "_first", "_stream_id", "_wire", "payloads")
 
     def __init__(self, stream_id: str, first: int, payloads: Sequence[str]) -> None:
         self._stream_id = stream_id
         self._first = first
         self.payloads = payloads
-        self._rendered: dict[Format, bytes] = {}
+        self._wire: Format | None = None
+        self._data = b""
 
     def rendered(self, wire: Format) -> bytes:
-        data = self._rendered.get(wire)
-        if data is None:
-            data = self._rendered[wire] = wire.render(self._stream_id, self._first, self.payloads)
-        return data
+        if self._wire is not wire:
+            self._wire = wire
+            self._data = wire.render(self._stream_id, self._first, self.payloads)
+        return self._data

@@ -85,6 +85,7 @@ class Stream:
         "session_id",
         "source",
         "task",
+        "was_sent",
     )
 
     def __init__(
@@ -100,6 +101,8 @@ class Stream:
         self.heartbeat_due = False
         self.sending_since: float | None = None
         self.last_sent = clock.monotonic()
+        # Since the ticker looked last; a clock per frame would be one more call for each.
+        self.was_sent = False
         self.delivered_end = False
         # Without one (another server than ours), every event wakes the task.
         self.outlet: Outlet | None = None
@@ -150,7 +153,7 @@ class Stream:
             return False
         outlet.push(frames.rendered(self._wire))
         self.seq += len(frames.payloads)
-        self.last_sent = self._clock.monotonic()
+        self.was_sent = True
         return True
 
     def leave(self) -> None:
@@ -219,6 +222,8 @@ class OpenStreams:
         """Once a second: heartbeats for the silent, an end for those that do not take what they are sent."""
         now = self._clock.monotonic()
         for stream in tuple(self._streams):
+            if stream.was_sent:
+                stream.was_sent, stream.last_sent = False, now
             if stream.sending_since is not None:
                 if now - stream.sending_since > self._send_seconds and stream.task is not None:
                     logger.info("a reader took nothing for %.0f s; its stream is closed", self._send_seconds)

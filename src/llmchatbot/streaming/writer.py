@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from uuid import UUID
 
+import msgspec
+
 from llmchatbot.clock import Clock
 from llmchatbot.errors import DatabaseUnavailable
 from llmchatbot.streaming.drafts import Draft
@@ -28,6 +30,14 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
 StoredCallback = Callable[[list[Draft]], None]
 
 
+class Batch(msgspec.Struct, gc=False):
+    """What a round took of one draft: events `first`, `first + 1`, …"""
+
+    draft: Draft
+    first: int
+    payloads: list[str]
+
+
 class Writer:
     """Drafts are marked with `touch`; `settle` waits until everything of one draft is stored."""
 
@@ -36,7 +46,7 @@ class Writer:
         self._clock = clock
         self._node_id = node_id
         self._round_seconds = round_seconds
-        self._dirty: dict[UUID, Draft] = {}
+        self._dirty: list[Draft] = []
         self._wake = asyncio.Event()
         self._round_done: asyncio.Future[None] | None = None
         self._recent: deque[tuple[float, list[Row]]] = deque()
@@ -50,8 +60,9 @@ class Writer:
 
     def touch(self, draft: Draft) -> None:
         """`draft` has something to store."""
-        if draft.generation_id not in self._dirty:
-            self._dirty[draft.generation_id] = draft
+        if not draft.touched:
+            draft.touched = True
+            self._dirty.append(draft)
             self._wake.set()
 
     @property
@@ -80,37 +91,38 @@ class Writer:
     async def round(self) -> None:
         """Store what is pending now, publish it, wake its readers."""
         self._wake.clear()
-        dirty, self._dirty = self._dirty, {}
-        batches: list[tuple[Draft, int, list[str]]] = []
-        rows: list[Row] = []
-        for draft in dirty.values():
+        dirty, self._dirty = self._dirty, []
+        batches: list[Batch] = []
+        for draft in dirty:
+            draft.touched = False
             first = draft.next_seq
             taken = draft.take()
             # What is lost stays lost, also when the store would take it again: something is missing before it.
             if taken and not draft.lost:
-                batches.append((draft, first, taken))
-                rows += [Row(draft.generation_id, first + i, draft.epoch, text) for i, text in enumerate(taken)]
-        if rows:
-            await self._append(rows, {draft.generation_id: draft for draft, _, _ in batches})
-        for draft, first, taken in batches:
-            draft.unstored -= len(taken)
-            if not draft.lost:
-                draft.tail.extend(first, taken)
-        self.rounds += 1
-        self.events += len(rows)
+                batches.append(Batch(draft, first, taken))
         if batches:
-            self.on_stored([draft for draft, _, _ in batches if not draft.lost])
+            await self._append(batches)
+        stored = []
+        for batch in batches:
+            draft = batch.draft
+            draft.unstored -= len(batch.payloads)
+            if not draft.lost:
+                draft.tail.extend(batch.first, batch.payloads)
+                stored.append(draft)
+        self.rounds += 1
+        if batches:
+            self.on_stored(stored)
         if self._round_done is not None and not self._round_done.done():
             self._round_done.set_result(None)
 
-    async def _append(self, rows: list[Row], drafts: dict[UUID, Draft]) -> None:
-        """Until the rows are stored or their drafts are known to be lost; outages are waited for."""
+    async def _append(self, batches: list[Batch]) -> None:
+        """Until the events are stored or their drafts are known to be lost; outages are waited for."""
         pause = _FIRST_PAUSE
         while True:
             try:
                 async with self._turn:
-                    rows = [row for row in rows if not drafts[row.generation_id].lost]
-                    await self._try_append(rows, drafts)
+                    rows = _rows_of(batches)
+                    await self._try_append(rows, batches)
                 break
             except DatabaseUnavailable:
                 if not self._outage:
@@ -122,17 +134,19 @@ class Writer:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
         now = self._clock.monotonic()
+        self.events += len(rows)
         self._recent.append((now, rows))
         while self._recent and now - self._recent[0][0] > _REPLAY_SECONDS:
             self._recent.popleft()
 
-    async def _try_append(self, rows: list[Row], drafts: dict[UUID, Draft]) -> None:
+    async def _try_append(self, rows: list[Row], batches: list[Batch]) -> None:
         if self._outage:
             await self._store_recent_again()
         stored = await self._store.append(self._node_id(), rows)
         if stored < len(rows):
             # They were there already, or refused; the node may not have been registered at that moment. Whose drafts
             # may be written before and after one more try, their rows are stored by it at the latest.
+            drafts = {batch.draft.generation_id: batch.draft for batch in batches}
             await self._mark_lost(drafts)
             await self._store.append(self._node_id(), rows)
             await self._mark_lost(drafts)
@@ -164,3 +178,12 @@ class Writer:
             draft = drafts[generation_id]
             draft.lost = True
             self.on_lost(draft)
+
+
+def _rows_of(batches: list[Batch]) -> list[Row]:
+    return [
+        Row(batch.draft.generation_id, seq, batch.draft.epoch, payload)
+        for batch in batches
+        if not batch.draft.lost
+        for seq, payload in enumerate(batch.payloads, batch.first)
+    ]
