@@ -33,6 +33,7 @@ OUTLET = "outlet"
 # A stream that a handler has made. It runs after the framework has returned: the framework's frames and the request
 # would otherwise be kept for as long as the stream is open, 20 KB each.
 STREAM_APPLICATION = "stream_application"
+_KEPT = ("type", "method", "path_template", "extensions", RAW_SEND, STREAM_APPLICATION)
 # Of a proxy in front of us: shown again, so that its log and ours can be laid side by side. No room for a line of log.
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 # Anybody can make up more of them, and each would be a figure of its own.
@@ -104,9 +105,9 @@ class Outermost:
             else:
                 async with deadline.clock:
                     await self._app(scope, deadline.receive, announce)
-                stream: ASGIApp | None = scope.pop(STREAM_APPLICATION, None)
-                if stream is not None:
-                    await stream(scope, receive, announce)
+                if STREAM_APPLICATION in scope:
+                    scope = _without_request(scope)
+                    await scope.pop(STREAM_APPLICATION)(scope, receive, announce)
         except Exception as error:
             refusal = self._refusal_for(error, deadline, scope)
             if status:
@@ -141,6 +142,13 @@ class Outermost:
         self._observe(route, method, status, seconds)
         if self._access_log and route not in _QUIET:
             access_logger.info("%s %s %s %.1f ms", method, route, status, seconds * 1000)
+
+
+def _without_request(scope: Any) -> dict[str, Any]:
+    """What an open stream needs of its scope; headers, token and parsed state would be 4 KB for each of thousands."""
+    kept = {name: scope[name] for name in _KEPT if name in scope}
+    scope.clear()
+    return kept
 
 
 def _route_of(scope: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote_to_bytes
@@ -33,6 +32,7 @@ class Connection(asyncio.Protocol):
     """Everything is a callback; the only tasks are those of the applications."""
 
     __slots__ = (
+        "_closing",
         "_current",
         "_expects_continue",
         "_head_bytes",
@@ -47,25 +47,25 @@ class Connection(asyncio.Protocol):
         "_transport",
         "client",
         "lingering_since",
-        "local",
         "waiting_since",
         "write",
     )
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
-        self._parser: Any = httptools.HttpRequestParser(self)
+        # None while there is nothing to parse: an open stream has no use for it, and there are thousands of them.
+        self._parser: Any = None
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set by the first callback
         self._current: Exchange | None = None
         self._receiving: Exchange | None = None
-        self._queue: deque[tuple[Exchange, dict[str, Any]]] = deque()
+        self._queue: list[tuple[Exchange, dict[str, Any]]] = []
+        self._closing = False
         # The transport's own, once there is one: a method in between would be one more call for each frame.
         self.write: Callable[[bytes], None] = _write_nowhere
         self._refused = False
         self._begin_head()
         self._in_head = False
         self.client: tuple[str, int] | None = None
-        self.local: tuple[str, int] | None = None
         self.waiting_since: float | None = server.now()
         """Since when the head of a request is waited for."""
         self.lingering_since: float | None = None
@@ -85,20 +85,21 @@ class Connection(asyncio.Protocol):
         self.write = self._transport.write
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER)
         self.client = _address(transport.get_extra_info("peername"))
-        self.local = _address(transport.get_extra_info("sockname"))
         self._server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
-        self._parser = None
+        self._parser, self._closing = None, True
         for exchange in (self._current, *(waiting for waiting, _ in self._queue)):
             if exchange is not None:
                 exchange.lose()
         self._queue.clear()
 
     def data_received(self, data: bytes) -> None:
-        if self._refused or self._parser is None:
+        if self._refused or self._closing:
             return
+        if self._parser is None:
+            self._parser = httptools.HttpRequestParser(self)
         # Where a head begins in the middle of what was read, its bytes there are not told apart, and not counted.
         counts = self._in_head or self._receiving is None or self._receiving.body_complete
         try:
@@ -107,9 +108,9 @@ class Connection(asyncio.Protocol):
             # An offer that may be ignored (RFC 9110 §7.8): answered as it is, and then the connection ends.
             if self._receiving is not None:
                 self._receiving.keep_alive = False
-            self._parser = None
+            self._closing = True
         except httptools.HttpParserError as error:
-            self._refuse(_cause_of(error))
+            self._refuse(_cause_of(error, data))
             return
         if self._in_head and counts:
             self._head_bytes += len(data)
@@ -159,6 +160,8 @@ class Connection(asyncio.Protocol):
             expects_continue=self._expects_continue,
         )
         scope["extensions"] = {"outlet": exchange}
+        # From here on they are the application's, which may let go of them.
+        self._headers, self._target = [], b""
         self._in_head = False
         self.waiting_since = None
         self._receiving = exchange
@@ -179,6 +182,11 @@ class Connection(asyncio.Protocol):
         if self._receiving is not None:
             self._receiving.feed_end()
 
+    def drop_parser(self) -> None:
+        """The answer under way is a stream: until something comes from the client, nothing is parsed."""
+        if not self._in_head and self._receiving is not None and self._receiving.body_complete:
+            self._parser = None
+
     def _scope(self, method: str, version: str) -> dict[str, Any]:
         path, query = _split(self._target)
         try:
@@ -197,7 +205,7 @@ class Connection(asyncio.Protocol):
             "root_path": "",
             "headers": self._headers,
             "client": self.client,
-            "server": self.local,
+            "server": self._server.address,
             "state": {},
         }
 
@@ -225,10 +233,10 @@ class Connection(asyncio.Protocol):
         self._current = None
         if not exchange.body_complete:
             self._linger()
-        elif not exchange.keep_alive or (self._parser is None and not self._queue):
+        elif not exchange.keep_alive:
             self._transport.close()
         elif self._queue:
-            self._current, scope = self._queue.popleft()
+            self._current, scope = self._queue.pop(0)
             self._server.run(self, self._current, scope)
         elif self._server.closing:
             self._transport.close()
@@ -302,9 +310,9 @@ def _split(target: bytes) -> tuple[bytes, bytes]:
     return path, query
 
 
-def _cause_of(error: Exception) -> AppError:
-    """What a callback of ours raised, else that it is no HTTP."""
-    if isinstance(error, httptools.HttpParserInvalidMethodError):
+def _cause_of(error: Exception, data: bytes) -> AppError:
+    """What a callback of ours raised, else that it is no HTTP; TLS, for one, begins with no letter."""
+    if isinstance(error, httptools.HttpParserInvalidMethodError) and data[:1].isalpha():
         return MethodNotAllowed(headers={"Allow": _METHODS})
     cause = error.__context__
     return cause if isinstance(cause, AppError) else InvalidInput("This is not a request of HTTP/1.1.")

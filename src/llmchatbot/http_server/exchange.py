@@ -35,6 +35,8 @@ class Peer(Protocol):
 
     def over(self, exchange: Exchange) -> None: ...
 
+    def drop_parser(self) -> None: ...
+
 
 class Exchange:
     """`receive` and `send` are its ASGI ends; `full` and `push` are for streams, which write thousands of times."""
@@ -214,6 +216,7 @@ class Exchange:
         """How the end of the body is told: by its length, by chunks, or (HTTP/1.0) by the end of the connection."""
         self._left = length or 0
         if length is None and not self._without_body:
+            self._peer.drop_parser()
             if self._http_1_0:
                 self.keep_alive = False
             else:

@@ -36,6 +36,7 @@ class HttpServer:
         self.connections: set[Connection] = set()
         self.closing = False
         self.date = b""
+        self.address: tuple[str, int] | None = None
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
         self._listener: asyncio.Server | None = None
@@ -45,6 +46,8 @@ class HttpServer:
     async def listen(self, bound: socket.socket) -> None:
         """Accept from now on. The socket stays the caller's: its copy is used, and closed by `close`."""
         self._tick()
+        host, port, *_ = bound.getsockname()
+        self.address = str(host), int(port)
         self._listener = await self._loop.create_server(lambda: Connection(self), sock=bound.dup(), backlog=_BACKLOG)
 
     def run(self, connection: Connection, exchange: Exchange, scope: dict[str, Any]) -> None:
