@@ -272,8 +272,8 @@ class Connection(asyncio.Protocol):
             current.lose()
         exchange = Exchange(self, method="GET", http_1_0=False, keep_alive=False, expects_continue=False)
         headers, body = self._server.refusal(error)
+        # Its request is not whole, so what is left of it is swallowed before the connection ends.
         exchange.write_whole(error.status, headers, body)
-        self._linger()
 
     def _linger(self) -> None:
         """Closing with unread bytes in the socket resets it, and the client may never see its answer."""

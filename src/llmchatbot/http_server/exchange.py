@@ -48,6 +48,7 @@ class Exchange:
         "_chunked",
         "_drained",
         "_expects_continue",
+        "_head",
         "_http_1_0",
         "_left",
         "_loop",
@@ -75,6 +76,7 @@ class Exchange:
         self._waiter: asyncio.Future[Any] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._chunked = False
+        self._head = b""
         self._left = 0
         self.keep_alive = keep_alive
         self.started = False
@@ -177,7 +179,7 @@ class Exchange:
         """An answer that no application gives."""
         self._start(status, [*headers, (b"content-length", b"%d" % len(body))])
         self._write_body(body)
-        self.complete = True
+        self._finish()
 
     def push(self, data: bytes) -> None:
         """A piece of a streamed body, without waiting: only while not `full`, and after the head."""
@@ -210,7 +212,11 @@ class Exchange:
         elif self._http_1_0:
             parts.append(b"connection: keep-alive\r\n")
         parts.append(b"\r\n")
-        self._write(b"".join(parts))
+        if length is None:
+            self._write(b"".join(parts))
+        else:
+            # Its body follows at once, and one write is one system call.
+            self._head = b"".join(parts)
 
     def _frame(self, length: int | None, parts: list[bytes]) -> None:
         """How the end of the body is told: by its length, by chunks, or (HTTP/1.0) by the end of the connection."""
@@ -232,13 +238,16 @@ class Exchange:
             self._write(b"%x\r\n%b\r\n" % (len(data), data))
             return
         self._left -= len(data)
-        self._write(data)
+        head, self._head = self._head, b""
+        self._write(head + data)
 
     def _finish(self) -> None:
         if self._chunked:
             self._write(b"0\r\n\r\n")
         elif self._left and not self._without_body and self.keep_alive:
             raise RuntimeError("the body has another length than its head said")
+        if self._head:
+            self._write(self._head)
         self.complete = True
         self._answer_waiter()
         self._peer.over(self)
