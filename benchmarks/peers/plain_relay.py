@@ -1,22 +1,23 @@
-"""Our own relay without the log: the same server, client and decoder parts, and nothing stored. The lower bound for us.
+"""Our own relay without the log: the product's server, client and decoder, and nothing else. The lower bound for us.
 
-Raw ASGI on granian, aiohttp for bytes, msgspec for JSON, one frame per token, sent as soon as it is there.
+No account, no database, no limit on what piles up for a slow reader: one frame per token, sent as soon as it is there.
 """
 
+import asyncio
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
-import aiohttp
 import msgspec
-from granian import Granian
-from granian.constants import HTTPModes, Interfaces, Loops
+import uvloop
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+from llmchatbot.errors import AppError
+from llmchatbot.http_server.server import HttpServer
+from llmchatbot.llm.decoder import SseDecoder
+from llmchatbot.llm.endpoint import Endpoint
+from llmchatbot.llm.transport import HttpRequest, HttpTransport
+from llmchatbot.serving import tame_garbage_collector
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -55,83 +56,66 @@ class Relay:
     """The ASGI application."""
 
     def __init__(self, upstream: str) -> None:
-        self._upstream = upstream
-        self._session: aiohttp.ClientSession | None = None
+        self._endpoint = Endpoint(url=f"{upstream}/v1")
+        self._transport = HttpTransport()
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["path"] == "/health":
-            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
             await send({"type": "http.response.body", "body": b"{}"})
             return
-        body = b""
-        while True:
+        body, more = b"", True
+        while more:
             event = await receive()
             body += event.get("body", b"")
-            if not event.get("more_body"):
-                break
+            more = event.get("more_body", False)
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        await self._relay(_MESSAGE.decode(body).content, send)
-
-    async def _relay(self, content: str, send: Send) -> None:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0)
-            self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
-        prompt = {"model": "scripted", "stream": True, "messages": [{"role": "user", "content": content}]}
-        parts: list[str] = []
-        rest = b""
-        async with self._session.post(
-            f"{self._upstream}/v1/chat/completions",
-            data=_ENCODER.encode(prompt),
-            headers={"Content-Type": "application/json"},
-        ) as response:
-            async for data in response.content.iter_any():
-                *events, rest = (rest + data).split(b"\n\n")
-                out = b"".join(self._frames(events, parts))
-                if out:
-                    await send({"type": "http.response.body", "body": out, "more_body": True})
+        await self._relay(_MESSAGE.decode(body).content, scope["extensions"]["outlet"].push)
         await send({"type": "http.response.body", "body": b""})
 
-    @staticmethod
-    def _frames(events: list[bytes], parts: list[str]) -> list[bytes]:
-        out = []
-        for event in events:
-            payload = event[6:]
-            if payload == b"[DONE]":
-                out.append(_event(Frame("complete", "".join(parts), len(parts))))
-                continue
-            choices = _CHUNK.decode(payload).choices
-            if choices and (token := choices[0].delta.content):
-                parts.append(token)
-                out.append(_event(Frame("token", token)))
-        return out
+    async def _relay(self, content: str, push: Any) -> None:
+        prompt = {"model": "scripted", "stream": True, "messages": [{"role": "user", "content": content}]}
+        request = HttpRequest(
+            endpoint=self._endpoint,
+            url=self._endpoint.join("chat/completions"),
+            headers={"Content-Type": "application/json"},
+            body=_ENCODER.encode(prompt),
+        )
+        parts: list[str] = []
+        decoder = SseDecoder()
+
+        def take(piece: bytes) -> bool:
+            for _, data in decoder.feed(piece):
+                if data == b"[DONE]":
+                    push(_event(Frame("complete", "".join(parts), len(parts))))
+                    return True
+                choices = _CHUNK.decode(data).choices
+                if choices and (token := choices[0].delta.content):
+                    parts.append(token)
+                    push(_event(Frame("token", token)))
+            return False
+
+        stream = await self._transport.open(request)
+        try:
+            await stream.relay(take)
+        finally:
+            await stream.aclose()
 
 
-def load() -> Relay:
-    """What granian calls in its worker process."""
-    return Relay(os.environ["UPSTREAM_URL"])
+def _refusal(error: AppError) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    return [], error.code.encode()
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+async def main() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as bound:
+        bound.setblocking(False)
+        server = HttpServer(Relay(os.environ["UPSTREAM_URL"]), refusal=_refusal, head_seconds=60, head_bytes=16384)
+        await server.listen(bound)
+        tame_garbage_collector()
+        sys.stdout.write(f"{bound.getsockname()[1]}\n")
+        sys.stdout.flush()
+        await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    port = _free_port()
-    sys.stdout.write(f"{port}\n")
-    sys.stdout.flush()
-    Granian(
-        "plain_relay:load",
-        factory=True,
-        address="127.0.0.1",
-        port=port,
-        interface=Interfaces.ASGINL,
-        http=HTTPModes.http1,
-        loop=Loops.uvloop,
-        backlog=4096,
-        backpressure=4096,
-        log_enabled=False,
-        working_dir=Path(__file__).parent,
-    ).serve()
+    uvloop.run(main())
