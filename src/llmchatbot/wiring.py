@@ -93,9 +93,7 @@ class Backend:
             hasher=hasher,
             redis_client=redis_client,
         )
-        self.chat_service = ChatService(
-            database=database, wakeups=self.wakeups, accounting=Accounting(self.prompts)
-        )
+        self.chat_service = ChatService(database=database, wakeups=self.wakeups, accounting=Accounting(self.prompts))
         self.search_service = SearchService(database=database)
         self.feed_service = FeedService(database, self.wakeups)
         self.usage_service = UsageService(database, clock)

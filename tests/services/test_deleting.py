@@ -60,7 +60,8 @@ async def make_running(db: Database, *, model: str, asked: str, prompt: dict[str
     await db.execute("INSERT INTO users (id, email, username) VALUES ($1, $2, 'u')", user, f"{user}@x.org")
     await db.execute("INSERT INTO chats (id, user_id, title) VALUES ($1, $2, 't')", chat, user)
     await db.execute(
-        "INSERT INTO messages (id, chat_id, user_id, sequence_number, role, content) VALUES ($1, $2, $3, 1, 'user', $4)",
+        "INSERT INTO messages (id, chat_id, user_id, sequence_number, role, content) "
+        "VALUES ($1, $2, $3, 1, 'user', $4)",
         question,
         chat,
         user,
@@ -105,8 +106,8 @@ async def test_i6_an_answer_deleted_in_the_making_leaves_what_it_has_cost(db: Da
         db, model="priced", asked="why?", prompt={"system_prompt": "be kind"}, shown="because"
     )
     await service.delete(user, chat)
-    cost = Decimal(len("why?" "be kind" "because")) / 1_000_000
-    assert await usage_of(db, generation) == (user, "priced", len("why?" "be kind"), len("because"), True, cost, True)
+    cost = Decimal(len("why?be kindbecause")) / 1_000_000
+    assert await usage_of(db, generation) == (user, "priced", len("why?be kind"), len("because"), True, cost, True)
     assert await db.fetchval("SELECT count(*) FROM chats") == 0
 
 

@@ -59,7 +59,7 @@ async def insert(executor: Executor, user_id: UUID, rows: Sequence[UsageRow]) ->
     await executor.execute(
         "INSERT INTO usage (generation_id, user_id, model, day, input_tokens, output_tokens, estimated, cost) "
         "SELECT r.id, $1, r.model, (now() AT TIME ZONE 'UTC')::date, r.input, r.output, true, r.cost "
-        "FROM unnest($2::uuid[], $3::text[], $4::int[], $5::int[], $6::numeric[]) AS r (id, model, input, output, cost)",
+        "FROM unnest($2::uuid[], $3::text[], $4::int[], $5::int[], $6::numeric[]) r (id, model, input, output, cost)",
         user_id,
         [row.generation_id for row in rows],
         [row.model for row in rows],
