@@ -274,6 +274,9 @@ def _parse(kind: type, text: str) -> Any:
         return int(text)
     if kind is Duration:
         return Duration.parse(text)
+    if kind is Path:
+        # A shell does this, `.env` and compose files do not.
+        return Path(text).expanduser()
     return kind(text)
 
 
