@@ -21,6 +21,7 @@ from llmchatbot.errors import (
     ChatArchived,
     ChatBusy,
     Draining,
+    FieldError,
     IdempotencyKeyReused,
     InvalidInput,
     NotContinuable,
@@ -123,7 +124,8 @@ class MessageService:
             if request.parent_id is not msgspec.UNSET and request.parent_id is not None:
                 parent = await messages.get_in_chat(transaction, principal.user_id, chat_id, request.parent_id)
                 if parent.role == "user":
-                    raise InvalidInput("'parent_id' must name an answer, not a question.")
+                    sentence = "'parent_id' must name an answer, not a question."
+                    raise InvalidInput(sentence, errors=[FieldError("parent_id", "must name an answer")])
             model = self._gateway.resolve(request.model or chat.model_used).name
             parameters = {**chat.parameters, **request.parameters}
             self._prompts.require_fit(model, request.content, parameters)
