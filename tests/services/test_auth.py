@@ -1,4 +1,4 @@
-"""Registering, logging in, guests, passwords; and what guessing passwords is worth (scorecard 26)."""
+"""Registering, logging in, guests, passwords; and what guessing passwords is worth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Families of refresh tokens: rotation without forks, grace, reuse, ends (protocol §7, scorecard 29)."""
+"""Families of refresh tokens: rotation without forks, grace, reuse, ends (protocol §7)."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ async def make_generation(db: Database, owner: UUID, *, epoch: int = 1, events: 
 
 
 async def test_send_whose_commit_was_not_known_to_have_happened_is_made_all_the_same(db: Database) -> None:
-    """reliability §0.5: a database error does not mean "not stored". Nobody would ever have begun that answer."""
+    """A database error does not mean "not stored". Nobody would ever have begun that answer."""
     node, maker = make_node(db)
     await node.tick()
     generation = await make_generation(db, node.id)

@@ -28,7 +28,7 @@ def test_other_durations_are_refused(text: str) -> None:
 
 
 def test_the_names_and_defaults_of_the_first_backend_hold() -> None:
-    """spec.md §2: an environment made for it needs no change."""
+    """An environment made for it needs no change."""
     settings = config.load({})
     assert (settings.server.port, settings.database.port) == (8080, 5432)
     assert (settings.database.user, settings.database.name) == ("chat_app_user", "chat_db")

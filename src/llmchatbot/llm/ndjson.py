@@ -1,7 +1,7 @@
-"""The NDJSON contract of the LLM service (spec.md §2): `POST /api/v1/generate/stream`, lines of token, complete, error.
+"""The NDJSON contract of the LLM service: `POST /api/v1/generate/stream`, lines of token, complete, error.
 
 The prompt is the newest message of the user and stands *only* in `prompt`; `history` is what came before it. The first
-backend sent it in both, so the model read it twice (spec.md §3, fault 4).
+backend sent it in both, so the model read it twice (fault 4).
 """
 
 from __future__ import annotations
