@@ -1,0 +1,29 @@
+"""What a model was sent, as its answer's owner can read it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from nodes import Node, Person
+
+StartNode = Callable[..., Awaitable[Node]]
+
+
+async def test_recorded_prompt_has_what_a_model_without_prefixes_is_told(start_node: StartNode, tmp_path: Path) -> None:
+    """The record is the exact prompt: what stands in no message of the chat stands here."""
+    models = tmp_path / "models.toml"
+    models.write_text('[models.once]\nprotocol = "scripted"\ncapabilities = []\n')
+    async with Person(await start_node(MODELS_FILE=str(models))) as person:
+        for model, told in (("once", True), ("scripted", False)):
+            chat = await person.chat()
+            first = await person.start(chat, "[[rate=50 tokens=50]]", model=model)
+            await person.events(first, until=4)
+            await person.request("POST", f"/api/v1/generations/{first}/stop")
+            kept = (await person.messages(chat))[-1]
+            _, sent = await person.request("POST", f"/api/v1/chats/{chat}/messages/{kept['id']}/continue")
+            generation = sent["generation"]["id"]
+            await person.events(generation)
+            _, prompt = await person.request("GET", f"/api/v1/generations/{generation}/prompt")
+            assert prompt["prefix_characters"] == len(kept["content"]) > 0
+            assert ("Continue your last answer" in prompt["instruction"]) == told, model
