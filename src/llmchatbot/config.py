@@ -18,6 +18,8 @@ from dotenv import dotenv_values
 from llmchatbot.errors import StartupError
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+# What is signed for longer is not believed (security.py).
+LONGEST_ACCESS_TOKEN = 7 * 86400
 _MAY_BE_ZERO = {"REDIS_DB", "REFRESH_GRACE", "SERVER_DRAIN_TIMEOUT", "STREAM_RETENTION"}
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -311,6 +313,10 @@ def validate(settings: Settings) -> None:
         (
             not settings.model.service_url or settings.model.service_url.startswith(("http://", "https://")),
             "LLM_SERVICE_URL: begins with http:// or https://",
+        ),
+        (
+            1 <= auth.access_token_expiry <= LONGEST_ACCESS_TOKEN,
+            "JWT_ACCESS_TOKEN_EXPIRY: between one second and seven days (168h)",
         ),
         (stream.lease >= 2 * stream.lease_renewal, "LEASE: at least twice LEASE_RENEWAL"),
         (0.001 <= stream.round <= 1, "STREAM_ROUND: between 1ms and 1s"),

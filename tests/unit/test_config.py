@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from llmchatbot import config
-from llmchatbot.config import Duration, Settings
+from llmchatbot.config import LONGEST_ACCESS_TOKEN, Duration, Settings
 from llmchatbot.errors import StartupError
+from llmchatbot.security import AccessClaims, TokenKeys, read_access_token, sign_access_token
 
 
 @pytest.mark.parametrize(
@@ -16,7 +19,7 @@ from llmchatbot.errors import StartupError
     [("15m", 900), ("168h", 604_800), ("1h30m", 5400), ("20ms", 0.02), ("1.5s", 1.5), ("90d", 7_776_000), (" 45 ", 45)],
 )
 def test_durations_are_written_as_in_go(text: str, seconds: float) -> None:
-    assert config.load({"JWT_ACCESS_TOKEN_EXPIRY": text}).auth.access_token_expiry == pytest.approx(seconds)
+    assert config.load({"SESSION_ABSOLUTE_EXPIRY": text}).auth.absolute_expiry == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["15 minutes", "m15", "-15m", "15m,", "1e3", "٣m", "inf", "nan"])
@@ -70,6 +73,8 @@ def test_all_that_is_wrong_is_told_at_once_by_its_variable() -> None:
         ("MAX_ACTIVE_GENERATIONS", "0"),
         ("DB_STATEMENT_TIMEOUT", "0"),
         ("JWT_ACCESS_TOKEN_EXPIRY", "0s"),
+        ("JWT_ACCESS_TOKEN_EXPIRY", "20ms"),
+        ("JWT_ACCESS_TOKEN_EXPIRY", "30d"),
         ("LLM_MAX_CONCURRENT", "0"),
         ("SERVER_REQUEST_TIMEOUT", "0"),
     ],
@@ -82,6 +87,21 @@ def test_a_setting_that_cannot_be_is_refused_at_the_start(name: str, value: str)
 @pytest.mark.parametrize("name", ["REDIS_DB", "REFRESH_GRACE", "SERVER_DRAIN_TIMEOUT", "STREAM_RETENTION"])
 def test_where_zero_means_something_it_is_taken(name: str) -> None:
     config.load({name: "0"})
+
+
+def test_the_longest_life_of_an_access_token_that_can_be_set_is_one_that_is_believed() -> None:
+    """A longer one was signed at each log-in and refused at each request."""
+    keys, now = TokenKeys.of("s" * 32), datetime(2026, 1, 1, tzinfo=UTC)
+    lifetime = config.load({"JWT_ACCESS_TOKEN_EXPIRY": str(LONGEST_ACCESS_TOKEN)}).auth.access_token_expiry
+    issued_at = int(now.timestamp())
+    claims = AccessClaims(
+        user_id=uuid4(),
+        session_id=uuid4(),
+        token_id=uuid4(),
+        issued_at=issued_at,
+        expires_at=issued_at + int(lifetime),
+    )
+    assert read_access_token(keys, sign_access_token(keys, claims), now) == claims
 
 
 def test_production_invents_no_secret() -> None:
