@@ -126,12 +126,12 @@ def _start_embedded(settings: Settings, stack: contextlib.ExitStack, say: Say) -
 def _with_local_model(settings: Settings, stack: contextlib.ExitStack, say: Say) -> Settings:
     """A model file that is there, and the extra that runs it, make the local service start as a supervised child.
 
-    Whatever was configured comes first. A file that was only found and cannot be loaded is said, and the built-in
-    guide answers; one that LOCAL_MODEL names must load. Raises StartupError.
+    A file that was only found and cannot be loaded is said, and the built-in guide answers; one that LOCAL_MODEL names
+    must load. Raises StartupError.
     """
     model = settings.model
-    if model.service_url or model.openai_key or model.anthropic_key or model.gemini_key or model.openrouter_key:
-        return settings
+    if model.service_url and model.local_model:
+        say("LOCAL_MODEL is left out, because LLM_SERVICE_URL is set.")
     from llmchatbot.llm_service.discovery import find_local_model  # noqa: PLC0415 # few have one
 
     path = find_local_model(settings)
