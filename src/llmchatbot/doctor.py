@@ -32,6 +32,9 @@ from llmchatbot.database.migrations import check, schema_state
 from llmchatbot.database.pool import Connection
 from llmchatbot.errors import DatabaseUnavailable, ModelError, StartupError
 from llmchatbot.llm.gateway import ModelGateway
+from llmchatbot.llm_service.discovery import find_local_model
+from llmchatbot.llm_service.engine import require_installed
+from llmchatbot.llm_service.model_file import inspect
 
 # What is asked of the models: by public name what is wrong with each, None where nothing is.
 Ask = Callable[[ModelGateway], Awaitable[Mapping[str, ModelError | None]]]
@@ -281,11 +284,13 @@ async def _model(settings: Settings, environment: Mapping[str, str], ask: Ask) -
         return [_failure("Models", error)]
     try:
         rows = [_model_row(name, error) for name, error in (await ask(gateway)).items()]
-        default = Row("ok", "Models", f"a chat that names none is answered by {gateway.default_model()}")
+        default = Row("ok", "Models", f"of those set up, {gateway.default_model()} answers a chat that names none")
     finally:
         await gateway.aclose()
     if settings.model.service_url:
         rows.insert(0, await _model_service(settings.model.service_url))
+    if local := await asyncio.to_thread(_local_model, settings):
+        return [*rows, *local]
     if rows:
         return [*rows, default]
     return [
@@ -296,6 +301,18 @@ async def _model(settings: Settings, environment: Mapping[str, str], ask: Ask) -
             "LLM_SERVICE_URL=http://localhost:5000, or OPENAI_API_KEY=…; see docs/models.md",
         )
     ]
+
+
+def _local_model(settings: Settings) -> list[Row]:
+    path = find_local_model(settings)
+    if path is None:
+        return []
+    try:
+        require_installed()
+        found = inspect(path)
+    except StartupError as error:
+        return [_failure("Local model", error)]
+    return [Row("ok", "Local model", f"{found.path} is started with the program and answers first")]
 
 
 def _model_row(name: str, error: ModelError | None) -> Row:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from tiny_model import make_model
 
 from llmchatbot import doctor
 from llmchatbot.config import (
@@ -224,4 +225,21 @@ async def test_each_model_of_a_file_is_examined_and_the_default_is_named(healthy
     assert of(rows, "Model good").status == "ok"
     assert "BAD_KEY was refused" in of(rows, "Model bad").detail
     assert "KEYLESS_KEY" in of(rows, "Model keyless").detail
-    assert of(rows, "Models").detail == "a chat that names none is answered by good"
+    assert of(rows, "Models").detail == "of those set up, good answers a chat that names none"
+
+
+async def test_the_local_model_that_a_start_would_load_is_looked_at(
+    healthy: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "require_installed", lambda: None)
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"no model")
+    for path, words in ((broken, "not a GGUF"), (tmp_path / "missing.gguf", "no model file")):
+        model = ModelSettings(local_model=str(path))
+        row = of(await doctor.examine(msgspec.structs.replace(healthy, model=model)), "Local model")
+        assert (row.status, words in row.detail) == ("fail", True), row
+    whole = make_model(tmp_path / "whole.gguf")
+    model = ModelSettings(local_model=str(whole))
+    rows = await doctor.examine(msgspec.structs.replace(healthy, model=model))
+    assert of(rows, "Local model").status == "ok"
+    assert "built-in guide" not in doctor.render(rows)
