@@ -1,4 +1,4 @@
-"""What a model was sent, as its answer's owner can read it."""
+"""What a model was sent, as its answer's owner can read it, and which model is asked."""
 
 from __future__ import annotations
 
@@ -27,3 +27,27 @@ async def test_recorded_prompt_has_what_a_model_without_prefixes_is_told(start_n
             _, prompt = await person.request("GET", f"/api/v1/generations/{generation}/prompt")
             assert prompt["prefix_characters"] == len(kept["content"]) > 0
             assert ("Continue your last answer" in prompt["instruction"]) == told, model
+
+
+async def test_an_answer_of_a_model_that_is_gone_is_made_anew_by_the_chats_own(
+    start_node: StartNode, tmp_path: Path
+) -> None:
+    """Else "try again" was refused for every old answer once an operator had changed the models."""
+    models = tmp_path / "models.toml"
+    models.write_text('[models.former]\nprotocol = "scripted"\n')
+    node = await start_node(MODELS_FILE=str(models))
+    async with Person(node) as person:
+        chat = await person.chat(model_used="scripted")
+        await person.events(await person.start(chat, "[[rate=0 tokens=3]]", model="former"))
+        answer = (await person.messages(chat))[-1]
+        assert answer["model"] == "former"
+        models.write_text("")
+        await node.stop()
+        await node.start()
+        path = f"/api/v1/chats/{chat}/messages/{answer['id']}/regenerate"
+        status, sent = await person.request("POST", path)
+        assert (status, sent["generation"]["model"]) == (201, "scripted")
+        assert (await person.events(sent["generation"]["id"]))[-1]["status"] == "completed"
+        # Who asks for it by name is told.
+        status, problem = await person.request("POST", path, {"model": "former"})
+        assert (status, problem["code"]) == (404, "unknown_model")

@@ -111,6 +111,35 @@ async def test_send_whose_commit_was_not_known_to_have_happened_is_made_all_the_
     assert len(maker.started) == 1
 
 
+class Dying(Maker):
+    """Every job dies at once by a fault of ours: in hand no more, and the answer has no end."""
+
+    def start(self, generation: Generation, stored: list[str]) -> Tail:
+        tail = super().start(generation, stored)
+        self.generation_ids.clear()
+        return tail
+
+    end = start  # type: ignore[assignment]  # an ending that dies
+
+
+async def test_answer_whose_job_dies_again_and_again_is_taken_up_after_growing_pauses(
+    db: Database,
+) -> None:
+    """Each try raised the epoch and wrote a trace, each second, for ever."""
+    node, _ = make_node(db)
+    maker = Dying()
+    node.use(cast("AnswerMaker", maker), cast("Followers", Nobody()))
+    await node.tick()
+    await make_generation(db, node.id)
+    await db.execute("UPDATE generations SET created_at = now() - interval '11 seconds'")
+    taken: list[int] = []
+    for second in range(200):
+        before = len(maker.started)
+        await node._take_over(second)
+        taken += [second] * (len(maker.started) - before)
+    assert taken == [0, 1, 3, 7, 15, 31, 63, 123, 183]
+
+
 async def test_answer_in_hand_is_not_claimed_by_its_own_node(db: Database) -> None:
     node, maker = make_node(db)
     await node.tick()

@@ -161,7 +161,7 @@ class MessageService:
                 question=question,
                 content=None,
                 parent_id=question.id,
-                model=self._gateway.resolve(model or message.model or chat.model_used).name,
+                model=self._gateway.resolve(model or self._still_known(message.model) or chat.model_used).name,
                 parameters=chat.parameters,
                 prefix=message.content if go_on else "",
             )
@@ -215,6 +215,10 @@ class MessageService:
             created_at=created_at,
         )
         return Sent(question=question, generation=new.generation, replayed=False)
+
+    def _still_known(self, model: str) -> str:
+        """Empty when it was taken away since it answered: the chat's own answers then."""
+        return model if any(known.name == model for known in self._gateway.describe()) else ""
 
     async def _join(self, transaction: Connection, user_id: UUID, situation: Situation, key: _Key) -> Sent:
         """The same intent again. Raises IdempotencyKeyReused when something else is asked under its name."""
