@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from nodes import Node, Person
+from nodes import Event, Node, Person, read_events
 
 StartNode = Callable[..., Awaitable[Node]]
 
@@ -29,6 +29,30 @@ async def test_recorded_prompt_has_what_a_model_without_prefixes_is_told(start_n
             assert ("Continue your last answer" in prompt["instruction"]) == told, model
 
 
+def stand_ins(events: list[Event]) -> list[tuple[str, str]]:
+    return [
+        (event["data"]["from"], event["data"]["to"])
+        for event in events
+        if event["type"] == "notice" and event["code"] == "fallback"
+    ]
+
+
+async def test_a_chat_that_names_a_model_that_is_not_there_is_answered_by_the_default_and_told(person: Person) -> None:
+    """The first web client names models as it likes, and by GET nobody can name another."""
+    chat = await person.chat(model_used="one of the first backend")
+    async with person.stream(f"/api/v1/stream/chat/{chat}?message=hello") as response:
+        assert response.status == 200
+        events = [event async for event in read_events(response)]
+    assert events[-1]["status"] == "completed"
+    assert events[0]["model"] == "guide"
+    assert stand_ins(events) == [("one of the first backend", "guide")]
+    # Who names it now is told the known ones; a chat that names a good one is told nothing.
+    status, problem = await person.send(chat, "hello", model="one of the first backend")
+    assert (status, problem["code"]) == (404, "unknown_model")
+    good = await person.events(await person.start(await person.chat(model_used="scripted"), "[[rate=0 tokens=2]]"))
+    assert stand_ins(good) == []
+
+
 async def test_an_answer_of_a_model_that_is_gone_is_made_anew_by_the_chats_own(
     start_node: StartNode, tmp_path: Path
 ) -> None:
@@ -47,7 +71,9 @@ async def test_an_answer_of_a_model_that_is_gone_is_made_anew_by_the_chats_own(
         path = f"/api/v1/chats/{chat}/messages/{answer['id']}/regenerate"
         status, sent = await person.request("POST", path)
         assert (status, sent["generation"]["model"]) == (201, "scripted")
-        assert (await person.events(sent["generation"]["id"]))[-1]["status"] == "completed"
+        events = await person.events(sent["generation"]["id"])
+        assert events[-1]["status"] == "completed"
+        assert stand_ins(events) == [("former", "scripted")]
         # Who asks for it by name is told.
         status, problem = await person.request("POST", path, {"model": "former"})
         assert (status, problem["code"]) == (404, "unknown_model")
