@@ -65,7 +65,7 @@ def load_or_make_secret(settings: Settings) -> Settings:
     if len(secret) < _SHORTEST_SECRET:
         raise StartupError(
             f"The secret in {path} is damaged: it is shorter than any that was kept there.\n"
-            f"Put the right one back, or: rm {path} (everybody has to log in again), or set JWT_SECRET."
+            f"Put the right one back, or: rm {path} (a new one is made, everybody's client refreshes once)."
         )
     return with_secret(settings, secret)
 
