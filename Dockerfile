@@ -1,7 +1,7 @@
 # docker build -t llmchatbot-backend .
 # docker build -t llmchatbot-llm-service --target llm-service .
 #
-# Alone, the image brings its own PostgreSQL: docker run -p 8080:8080 -v llmchatbot:/var/lib/llmchatbot llmchatbot-backend
+# Alone, the image brings its own PostgreSQL: docker run -p 8080:8080 -v llmchatbot:/var/lib/llmchatbot/data llmchatbot-backend
 
 ARG PYTHON=3.13-slim-bookworm
 

@@ -17,7 +17,10 @@ from dotenv import dotenv_values
 
 from llmchatbot.errors import StartupError
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+# What is signed for longer is not believed (security.py).
+LONGEST_ACCESS_TOKEN = 7 * 86400
+_MAY_BE_ZERO = {"REDIS_DB", "REFRESH_GRACE", "SERVER_DRAIN_TIMEOUT", "STREAM_RETENTION"}
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -28,7 +31,7 @@ class Duration(float):
     def parse(cls, text: str) -> Duration:
         """Raises ValueError when `text` is neither a number nor a run of numbers with units."""
         stripped = text.strip()
-        if re.fullmatch(r"\d+(\.\d+)?", stripped):
+        if re.fullmatch(r"[0-9]+(\.[0-9]+)?", stripped):
             return cls(stripped)
         if not re.fullmatch(rf"(?:{_DURATION.pattern})+", stripped):
             raise ValueError("a duration looks like 15m, 168h or 20ms")
@@ -269,11 +272,14 @@ def _parse(kind: type, text: str) -> Any:
             raise ValueError(f"'{text}' is neither true nor false")
         return lowered in {"true", "1", "yes", "on"}
     if kind is int:
-        if not re.fullmatch(r"\d{1,12}", text):
+        if not re.fullmatch(r"[0-9]{1,12}", text):
             raise ValueError(f"'{text}' is not a whole number")
         return int(text)
     if kind is Duration:
         return Duration.parse(text)
+    if kind is Path:
+        # A shell does this, `.env` and compose files do not.
+        return Path(text).expanduser()
     return kind(text)
 
 
@@ -308,9 +314,21 @@ def validate(settings: Settings) -> None:
             not settings.model.service_url or settings.model.service_url.startswith(("http://", "https://")),
             "LLM_SERVICE_URL: begins with http:// or https://",
         ),
+        (
+            1 <= auth.access_token_expiry <= LONGEST_ACCESS_TOKEN,
+            "JWT_ACCESS_TOKEN_EXPIRY: between one second and seven days (168h)",
+        ),
         (stream.lease >= 2 * stream.lease_renewal, "LEASE: at least twice LEASE_RENEWAL"),
         (0.001 <= stream.round <= 1, "STREAM_ROUND: between 1ms and 1s"),
     ]
-    problems = [problem for good, problem in checks if not good]
+    problems = [problem for good, problem in checks if not good] + list(_too_small(settings))
     if problems:
         raise StartupError("Some settings are wrong:\n  " + "\n  ".join(problems))
+
+
+def _too_small(settings: Settings) -> Iterator[str]:
+    """Nothing works with no time and no room, and nowhere does zero mean "without a limit"."""
+    for field in fields():
+        value = getattr(getattr(settings, field.section), field.attribute)
+        if field.kind in {int, Duration} and value <= 0 and field.env.name not in _MAY_BE_ZERO:
+            yield f"{field.env.name}: more than zero"

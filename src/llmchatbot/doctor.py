@@ -9,7 +9,7 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +30,14 @@ from llmchatbot.database.creation import connected
 from llmchatbot.database.diagnosis import missing_database, quoted
 from llmchatbot.database.migrations import check, schema_state
 from llmchatbot.database.pool import Connection
-from llmchatbot.errors import DatabaseUnavailable, StartupError
+from llmchatbot.errors import DatabaseUnavailable, ModelError, StartupError
+from llmchatbot.llm.gateway import ModelGateway
+from llmchatbot.llm_service.discovery import find_local_model
+from llmchatbot.llm_service.engine import require_installed
+from llmchatbot.llm_service.model_file import inspect
+
+# What is asked of the models: by public name what is wrong with each, None where nothing is.
+Ask = Callable[[ModelGateway], Awaitable[Mapping[str, ModelError | None]]]
 
 _PATIENCE = 3.0
 _LITTLE_SPACE = 1 << 30
@@ -47,22 +54,28 @@ class Row(msgspec.Struct, frozen=True):
     advice: str = ""
 
 
-async def run(settings: Settings, *, write: Callable[[str], object] = sys.stdout.write) -> int:
+async def run(
+    settings: Settings, *, write: Callable[[str], object] = sys.stdout.write, ask: Ask = ModelGateway.examine
+) -> int:
     """Print the table; 0 when nothing fails, else 1."""
-    rows = await examine(settings)
+    rows = await examine(settings, ask=ask)
     write(render(rows))
     return int(any(row.status == "fail" for row in rows))
 
 
-async def examine(settings: Settings) -> list[Row]:
-    """All rows in the order in which a start would meet them."""
+async def examine(
+    settings: Settings, environment: Mapping[str, str] | None = None, *, ask: Ask = ModelGateway.examine
+) -> list[Row]:
+    """All rows in the order in which a start would meet them. `environment` holds the keys that a models file names."""
+    if environment is None:
+        environment = config.read_environment()
     parts: list[Callable[[Settings], Awaitable[list[Row]]]] = [
         _settings,
         _data_dir,
         _port,
         _external if not settings.database.embedded else _embedded,
         _redis,
-        _model,
+        lambda settings: _model(settings, environment, ask),
     ]
     return [row for examine_part in parts for row in await examine_part(settings)]
 
@@ -263,41 +276,49 @@ async def _redis(settings: Settings) -> list[Row]:
     return [Row("ok", "Redis", where)]
 
 
-async def _model(settings: Settings) -> list[Row]:
-    model = settings.model
-    keys = [
-        name
-        for name, key in {
-            "OPENAI_API_KEY": model.openai_key,
-            "ANTHROPIC_API_KEY": model.anthropic_key,
-            "GEMINI_API_KEY": model.gemini_key,
-            "OPENROUTER_API_KEY": model.openrouter_key,
-        }.items()
-        if key
+async def _model(settings: Settings, environment: Mapping[str, str], ask: Ask) -> list[Row]:
+    """Every model that is set up is asked for with its key, so that a wrong one is found before a person meets it."""
+    try:
+        gateway = ModelGateway.from_settings(settings.model, environment)
+    except StartupError as error:
+        return [_failure("Models", error)]
+    try:
+        rows = [_model_row(name, error) for name, error in (await ask(gateway)).items()]
+        default = Row("ok", "Models", f"of those set up, {gateway.default_model()} answers a chat that names none")
+    finally:
+        await gateway.aclose()
+    if settings.model.service_url:
+        rows.insert(0, await _model_service(settings.model.service_url))
+    if local := await asyncio.to_thread(_local_model, settings):
+        return [*rows, *local]
+    if rows:
+        return [*rows, default]
+    return [
+        Row(
+            "warn",
+            "Models",
+            "none is connected; the built-in guide answers from the documentation",
+            "LLM_SERVICE_URL=http://localhost:5000, or OPENAI_API_KEY=…; see docs/models.md",
+        )
     ]
-    rows = [Row("ok", "Models", f"{name} is set") for name in keys]
-    if model.models_file:
-        there = await asyncio.to_thread(Path(model.models_file).is_file)
-        rows.append(
-            Row(
-                "ok" if there else "fail",
-                "Models",
-                model.models_file,
-                "" if there else "MODELS_FILE=<a file that exists>",
-            )
-        )
-    if model.service_url:
-        rows.append(await _model_service(model.service_url))
-    if not rows:
-        rows.append(
-            Row(
-                "warn",
-                "Models",
-                "none is connected; the built-in guide answers from the documentation",
-                "LLM_SERVICE_URL=http://localhost:5000, or OPENAI_API_KEY=…; see docs/models.md",
-            )
-        )
-    return rows
+
+
+def _local_model(settings: Settings) -> list[Row]:
+    path = find_local_model(settings)
+    if path is None:
+        return []
+    try:
+        require_installed()
+        found = inspect(path)
+    except StartupError as error:
+        return [_failure("Local model", error)]
+    return [Row("ok", "Local model", f"{found.path} is started with the program and answers first")]
+
+
+def _model_row(name: str, error: ModelError | None) -> Row:
+    if error is None:
+        return Row("ok", f"Model {name}", "answers and takes our key")
+    return Row("fail", f"Model {name}", f"{error.code}: {error.detail}", f"llmchatbot models test {name}")
 
 
 async def _model_service(url: str) -> Row:

@@ -7,6 +7,7 @@ import asyncio
 import sys
 
 from llmchatbot import config
+from llmchatbot.errors import UnknownModel
 from llmchatbot.llm.gateway import ModelGateway, ModelInfo
 from llmchatbot.llm.trial import Trial, try_model
 
@@ -34,8 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def run_test(arguments: argparse.Namespace) -> int:
-    """0 when the answer was whole. Raises StartupError, UnknownModel."""
-    trial = asyncio.run(_try(arguments.name))
+    """0 when the answer was whole. Raises StartupError."""
+    try:
+        trial = asyncio.run(_try(arguments.name))
+    except UnknownModel as error:
+        _say(error.detail)
+        return 1
     for notice in trial.notices:
         _say(f"notice: {notice}")
     if trial.error:

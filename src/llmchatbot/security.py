@@ -36,7 +36,7 @@ TOKEN_TYPE = "at+jwt"  # noqa: S105 - a media type (RFC 9068 §2.1)
 # Longer than any token we make; nothing beyond it is even decoded.
 _LONGEST_TOKEN = 1024
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{43}", re.ASCII)
-# No setting of ours makes a longer life; a claim beyond it was not written by us.
+# No setting of ours makes a longer life (config.py); a claim beyond it was not written by us.
 _LONGEST_LIFE = 7 * 86400
 # Clocks of two nodes may differ by this much, in seconds.
 _CLOCK_SKEW = 60

@@ -23,6 +23,7 @@ from llmchatbot.llm.gateway import ModelGateway
 from llmchatbot.models.generations import Generation, Status
 from llmchatbot.repositories.answer_log import PostgresAnswerLog
 from llmchatbot.security import PasswordHasher
+from llmchatbot.services.accounting import Accounting
 from llmchatbot.services.accounts import Accounts
 from llmchatbot.services.answers import AnswerMaker
 from llmchatbot.services.chats import ChatService
@@ -92,7 +93,7 @@ class Backend:
             hasher=hasher,
             redis_client=redis_client,
         )
-        self.chat_service = ChatService(database=database, wakeups=self.wakeups)
+        self.chat_service = ChatService(database=database, wakeups=self.wakeups, accounting=Accounting(self.prompts))
         self.search_service = SearchService(database=database)
         self.feed_service = FeedService(database, self.wakeups)
         self.usage_service = UsageService(database, clock)

@@ -6,6 +6,7 @@ import re
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,31 @@ def test_what_the_image_copies_gets_past_the_ignore_file(dockerfile: str) -> Non
     for source in re.findall(r"^COPY (?!--from)(\S+)", dockerfile, re.MULTILINE):
         assert (ROOT / source).exists()
         assert any(Path(source).match(pattern) or pattern == f"{source}/**" for pattern in kept), source
+
+
+def keys_of(node: yaml.Node) -> Iterator[list[str]]:
+    """Of each mapping, as they are written: PyYAML takes the last of two with one name, engines refuse them."""
+    if isinstance(node, yaml.MappingNode):
+        yield [key.value for key, _ in node.value]
+        for _, value in node.value:
+            yield from keys_of(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from keys_of(value)
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted({*ROOT.glob("*.yaml"), *ROOT.glob(".*.yaml"), *(ROOT / "deploy").rglob("*.y*ml")}),
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_no_key_stands_twice(path: Path) -> None:
+    """`docker compose up` ended with "mapping key already defined"."""
+    documents = list(yaml.compose_all(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
+    assert documents
+    for document in documents:
+        for keys in keys_of(document):
+            assert len(keys) == len(set(keys)), [key for key in keys if keys.count(key) > 1]
 
 
 def test_compose_sets_only_settings_that_exist(compose: dict[str, Any]) -> None:

@@ -71,6 +71,14 @@ def test_the_russian_readme_has_the_same_headings_and_commands() -> None:
     assert [swapped.get(target, target) for target in targets[0]] == [swapped.get(t, t) for t in targets[1]]
 
 
+def test_the_russian_readme_says_as_much_in_the_same_places() -> None:
+    english, russian = (without_code(read(name)) for name in ("README.md", "README.ru.md"))
+    # What is typed or named stays as it is in any language.
+    assert sorted(re.findall(r"`[^`]+`", english)) == sorted(re.findall(r"`[^`]+`", russian))
+    for kind in (r"^\|", r"^- "):
+        assert len(re.findall(kind, english, re.MULTILINE)) == len(re.findall(kind, russian, re.MULTILINE)), kind
+
+
 def test_every_make_target_that_a_document_names_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
     for page in PAGES:

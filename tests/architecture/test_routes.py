@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = {"get", "put", "post", "delete", "patch", "head", "options"}
-# What spec.md §1 asks for, and what the first web client calls.
+# What was asked for, and what the first web client calls.
 PROMISED = {
     "post /api/v1/auth/register",
     "post /api/v1/auth/login",

@@ -1,4 +1,4 @@
-"""Our two documented clients, and those that others use, through connections that are cut (reliability §4.1.2)."""
+"""Our two documented clients, and those that others use, through connections that are cut."""
 
 from __future__ import annotations
 

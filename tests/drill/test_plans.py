@@ -1,4 +1,4 @@
-"""Every plan of the drill, short: the promises of reliability §4.1 and §4.2 on real processes."""
+"""Every plan of the drill, short, on real processes: the promises of docs/drill.md."""
 
 from __future__ import annotations
 

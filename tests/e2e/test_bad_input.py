@@ -165,6 +165,31 @@ async def test_bad_queries_are_refused_with_the_field(person: Person, query: str
     assert named(problem) == {field}
 
 
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("", "message"),
+        ("message=", "message"),
+        ("message=%20%0A", "message"),
+        ("message=%00", "message"),
+        ("message=" + "a" * 2_001, "message"),
+        ("message=hello&if_busy=perhaps", "if_busy"),
+        ("message=hello&request_id=%20", "request_id"),
+        ("message=hello&request_id=" + "k" * 256, "request_id"),
+        ("message=hello&wait=soon", "wait"),
+        ("message=hello&last_event_id=7", "last_event_id"),
+    ],
+)
+async def test_bad_sends_by_get_are_refused_with_the_field_and_store_nothing(
+    person: Person, query: str, field: str
+) -> None:
+    chat = await person.chat()
+    status, problem = await person.request("GET", f"/api/v1/stream/chat/{chat}?{query}")
+    assert status in {400, 422}
+    assert named(problem) == {field}
+    assert await person.messages(chat) == []
+
+
 async def test_ids_that_are_none_find_nothing(person: Person) -> None:
     for identifier in ("1", "null", "%00", "..%2f..", "0" * 36, f"{uuid4()}x"):
         status, problem = await person.request("GET", f"/api/v1/chats/{identifier}")

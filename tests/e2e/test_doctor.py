@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from tiny_model import make_model
 
 from llmchatbot import doctor
 from llmchatbot.config import (
@@ -23,6 +24,9 @@ from llmchatbot.config import (
 )
 from llmchatbot.database.embedded import EmbeddedPostgres
 from llmchatbot.doctor import Row
+from llmchatbot.errors import ModelError
+from llmchatbot.llm.gateway import ModelGateway
+from llmchatbot.llm.scripted_server import ScriptedServer
 
 if TYPE_CHECKING:
     from tests.conftest import PostgresServer
@@ -37,6 +41,11 @@ def free_port() -> int:
 @pytest.fixture
 def healthy(tmp_path: Path, database_settings: DatabaseSettings) -> Settings:
     return Settings(server=ServerSettings(port=free_port(), data_dir=tmp_path), database=database_settings)
+
+
+async def nobody(gateway: ModelGateway) -> dict[str, ModelError | None]:
+    """Where a test has no business with the world outside."""
+    return {}
 
 
 def of(rows: list[Row], subject: str) -> Row:
@@ -71,7 +80,7 @@ async def test_secrets_are_never_shown(healthy: Settings) -> None:
     settings = msgspec.structs.replace(
         healthy, auth=AuthSettings(jwt_secret=secret), model=ModelSettings(openai_key=secret)
     )
-    table = doctor.render(await doctor.examine(settings))
+    table = doctor.render(await doctor.examine(settings, {}, ask=nobody))
     assert "s3cret" not in table
     assert "JWT_SECRET" in table
     assert "OPENAI_API_KEY" in table
@@ -174,3 +183,63 @@ async def test_a_model_service_that_is_not_there_fails_and_none_at_all_is_a_warn
     model = ModelSettings(service_url=f"http://127.0.0.1:{free_port()}")
     assert of(await doctor.examine(msgspec.structs.replace(healthy, model=model)), "Model service").status == "fail"
     assert of(await doctor.examine(healthy), "Models").status == "warn"
+
+
+async def test_a_model_is_asked_with_its_key(healthy: Settings) -> None:
+    """A wrong key is found here and not by the first person who sends a message."""
+    async with ScriptedServer(key="right") as server:
+        for key, status in (("right", "ok"), ("wrong", "fail")):
+            model = ModelSettings(service_url=server.url, service_protocol="openai", service_model="m", service_key=key)
+            row = of(await doctor.examine(msgspec.structs.replace(healthy, model=model)), "Model m")
+            assert row.status == status, row
+        assert "LLM_SERVICE_KEY was refused" in row.detail
+        assert row.advice == "llmchatbot models test m"
+
+
+async def test_models_that_the_start_would_refuse_fail(healthy: Settings, tmp_path: Path) -> None:
+    broken = tmp_path / "models.toml"
+    broken.write_text("broken = [", encoding="utf-8")
+    for model, name in (
+        (ModelSettings(models_file=str(broken)), "MODELS_FILE"),
+        (ModelSettings(models_file=str(tmp_path / "missing.toml")), "MODELS_FILE"),
+        (ModelSettings(default_model="gpt-0"), "DEFAULT_MODEL"),
+    ):
+        row = of(await doctor.examine(msgspec.structs.replace(healthy, model=model)), "Models")
+        assert row.status == "fail"
+        assert name in row.detail + row.advice
+
+
+async def test_each_model_of_a_file_is_examined_and_the_default_is_named(healthy: Settings, tmp_path: Path) -> None:
+    async with ScriptedServer(key="right") as server:
+        file = tmp_path / "models.toml"
+        file.write_text(
+            'default = "good"\n'
+            + "".join(
+                f'[models.{name}]\nprotocol = "openai"\nurl = "{server.url}"\nkey_env = "{name.upper()}_KEY"\n'
+                for name in ("good", "bad", "keyless")
+            ),
+            encoding="utf-8",
+        )
+        settings = msgspec.structs.replace(healthy, model=ModelSettings(models_file=str(file)))
+        rows = await doctor.examine(settings, {"GOOD_KEY": "right", "BAD_KEY": "left"})
+    assert of(rows, "Model good").status == "ok"
+    assert "BAD_KEY was refused" in of(rows, "Model bad").detail
+    assert "KEYLESS_KEY" in of(rows, "Model keyless").detail
+    assert of(rows, "Models").detail == "of those set up, good answers a chat that names none"
+
+
+async def test_the_local_model_that_a_start_would_load_is_looked_at(
+    healthy: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "require_installed", lambda: None)
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"no model")
+    for path, words in ((broken, "not a GGUF"), (tmp_path / "missing.gguf", "no model file")):
+        model = ModelSettings(local_model=str(path))
+        row = of(await doctor.examine(msgspec.structs.replace(healthy, model=model)), "Local model")
+        assert (row.status, words in row.detail) == ("fail", True), row
+    whole = make_model(tmp_path / "whole.gguf")
+    model = ModelSettings(local_model=str(whole))
+    rows = await doctor.examine(msgspec.structs.replace(healthy, model=model))
+    assert of(rows, "Local model").status == "ok"
+    assert "built-in guide" not in doctor.render(rows)

@@ -45,7 +45,7 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
 
 
 class Upstream:
-    """An LLM service as spec.md §2 has it, that does what the first word of the prompt says."""
+    """An LLM service as the first backend had it, that does what the first word of the prompt says."""
 
     LAST = "x" * 200_000 + " the end"
 

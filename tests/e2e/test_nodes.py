@@ -214,17 +214,22 @@ async def test_feed_tells_the_other_device_on_the_other_node(person: Person, two
     assert [event["type"] for event in replay] == ["chat.created", *kinds]
 
 
+async def children_of(pid: int) -> list[int]:
+    pgrep = await asyncio.create_subprocess_exec("pgrep", "-P", str(pid), stdout=asyncio.subprocess.PIPE)
+    out, _ = await pgrep.communicate()
+    return [int(line) for line in out.split()]
+
+
 async def test_workers_share_a_port_and_one_killed_is_replaced(start_node: StartNode) -> None:
     node = await start_node(**QUICK_LEASE, SERVER_WORKERS="2")
     async with Person(node) as person:
         generation = await person.start(await person.chat(), "[[rate=20 tokens=100]]")
         assert node.process is not None
-        children = await asyncio.create_subprocess_exec(
-            "pgrep", "-P", str(node.process.pid), stdout=asyncio.subprocess.PIPE
-        )
-        assert children.stdout is not None
-        pids = [int(line) for line in (await children.stdout.read()).split()]
-        await children.wait()
+        # The first worker goes ahead and is ready alone for a moment.
+        deadline = asyncio.get_running_loop().time() + 10
+        while len(pids := await children_of(node.process.pid)) < 2:
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.05)
         assert len(pids) == 2
         os.kill(pids[0], signal.SIGKILL)
         seen: list[Event] = []

@@ -317,6 +317,8 @@ async def test_message_in_a_url_has_at_most_2000_characters(person: Person) -> N
     [
         ({"content": "a\x00b"}, 422, "content"),
         ({"content": "x" * 32_001}, 400, "content"),
+        ({"content": ""}, 400, "content"),
+        ({"content": " \n\t\u3000"}, 400, "content"),
         ({"content": 5}, 400, "content"),
         ({"content": "x", "colour": "red"}, 400, "colour"),
         ({}, 400, "content"),

@@ -31,6 +31,18 @@ async def test_stopped_answer_counts_as_estimated(person: Person) -> None:
     assert row["output_tokens"] > 0
 
 
+async def test_i6_answer_whose_chat_is_deleted_for_good_in_mid_stream_still_counts(person: Person) -> None:
+    """LiteLLM #36008, bitrouter #537: whoever broke off paid nothing, which was a way around a quota."""
+    chat = await person.chat()
+    generation = await person.start(chat, "[[rate=50 tokens=500]]")
+    await person.events(generation, until=8)
+    await person.request("DELETE", f"/api/v1/chats/{chat}/permanent")
+    _, (row,) = await person.request("GET", "/api/v1/users/me/usage?group=model")
+    assert (row["answers"], row["estimated"]) == (1, True)
+    assert row["input_tokens"] > 0
+    assert row["output_tokens"] > 0
+
+
 @pytest.mark.parametrize("query", ["from=2026-02-01&to=2026-01-01", "from=2020-01-01", "from=yesterday", "group=hour"])
 async def test_span_and_group_that_cannot_be_are_400(person: Person, query: str) -> None:
     status, body = await person.request("GET", f"/api/v1/users/me/usage?{query}")

@@ -1,4 +1,4 @@
-"""Log-out works now, on every node, with lost wake-ups too (scorecard 30)."""
+"""Log-out works now, on every node, with lost wake-ups too."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Registering, logging in, guests, passwords; and what guessing passwords is worth (scorecard 26)."""
+"""Registering, logging in, guests, passwords; and what guessing passwords is worth."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pytest
@@ -312,6 +313,49 @@ async def test_a_thousand_guests_are_purged_by_two_nodes_at_once(
     purged = await asyncio.gather(*(node.auth.purge_expired() for node in nodes))
     assert sum(purged) == 1200
     assert await db.fetchval("SELECT count(*) FROM users") == 0
+
+
+async def test_guests_with_many_chats_are_purged_in_small_statements(
+    accounts: Accounts, manual_clock: ManualClock, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one busy guest's messages run into the time limit of a statement, and no guest is ever purged again."""
+    guest = await accounts.auth.guest(HERE)
+    await db.execute(
+        "INSERT INTO chats (id, user_id, title) SELECT gen_random_uuid(), $1, 't' FROM generate_series(1, 50)",
+        guest.user_id,
+    )
+    removed: list[int] = []
+    execute = Database.execute
+
+    async def watching(database: Database, query: str, *arguments: Any) -> str:
+        before = await database.fetchval("SELECT count(*) FROM chats")
+        tag = await execute(database, query, *arguments)
+        removed.append(before - await database.fetchval("SELECT count(*) FROM chats"))
+        return tag
+
+    monkeypatch.setattr(Database, "execute", watching)
+    manual_clock.advance(DAY)
+    assert await accounts.auth.purge_expired() == 1
+    assert (sum(removed), max(removed)) == (50, 20)
+
+
+async def test_i6_a_guest_is_purged_once_its_answer_has_ended(
+    accounts: Accounts, manual_clock: ManualClock, db: Database
+) -> None:
+    """Its end is what accounts for it; deleted before, it would have cost nobody anything."""
+    guest = await accounts.auth.guest(HERE)
+    await db.execute("INSERT INTO chats (id, user_id, title) VALUES ($1, $1, 't')", guest.user_id)
+    await db.execute(
+        "INSERT INTO generations (id, user_id, chat_id, message_id, user_message_id, model, status) "
+        "VALUES ($1, $1, $1, $1, $1, 'm', 'running')",
+        guest.user_id,
+    )
+    manual_clock.advance(DAY)
+    assert await accounts.auth.purge_expired() == 0
+    assert await db.fetchval("SELECT count(*) FROM chats") == 1
+    await db.execute("UPDATE generations SET status = 'completed'")
+    assert await accounts.auth.purge_expired() == 1
+    assert await db.fetchval("SELECT count(*) FROM chats") == 0
 
 
 async def test_nobody_logs_in_as_a_guest(accounts: Accounts, db: Database) -> None:

@@ -1,15 +1,17 @@
-"""Families of refresh tokens: rotation without forks, grace, reuse, ends (protocol §7, scorecard 29)."""
+"""Families of refresh tokens: rotation without forks, grace, reuse, ends (protocol §7)."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from uuid import UUID
 
 import asyncpg
 import pytest
 
 from llmchatbot.clock import ManualClock
+from llmchatbot.config import AuthSettings
 from llmchatbot.database.address import Address
 from llmchatbot.database.pool import Database
 from llmchatbot.errors import DatabaseUnavailable, InvalidRefreshToken, InvalidToken
@@ -21,6 +23,7 @@ from llmchatbot.services.auth import NewAccount
 HERE = Client(address="192.0.2.1", user_agent="tests")
 ADA = NewAccount(email="ada@example.com", username="Ada", password="correct horse battery")
 DAY = 86400.0
+NodeFactory = Callable[..., Accounts]
 
 
 async def revoked_reason(db: Database, session_id: UUID) -> str | None:
@@ -34,6 +37,19 @@ async def test_a_refresh_gives_the_next_pair_of_the_same_device(accounts: Accoun
     assert second.session_id == first.session_id
     assert second.refresh_token != first.refresh_token
     assert (await accounts.auth.authenticate(second.access_token)).session_id == first.session_id
+
+
+async def test_a_new_secret_voids_access_tokens_and_logs_nobody_out(account_node: NodeFactory) -> None:
+    """What docs/accounts.md promises to an operator who changes a secret that has leaked."""
+    first = await account_node().auth.register(ADA, HERE)
+    after = account_node(settings=AuthSettings(jwt_secret="another secret, long enough for HS256 as well"))
+    with pytest.raises(InvalidToken):
+        await after.auth.authenticate(first.access_token)
+    second = await after.auth.refresh(first.refresh_token)
+    assert second.session_id == first.session_id
+    assert (await after.auth.authenticate(second.access_token)).user_id == first.user_id
+    third = await after.auth.refresh(second.refresh_token)
+    assert third.session_id == first.session_id
 
 
 async def test_two_tabs_that_race_get_the_same_successor(accounts: Accounts) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from uuid import UUID
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 
 from llmchatbot.clock import ManualClock
 from llmchatbot.database.pool import Database
+from llmchatbot.errors import DatabaseUnavailable
 from llmchatbot.ids import time_floor
 from llmchatbot.repositories import partitions
+from llmchatbot.services import batches
 from llmchatbot.services.maintenance import MaintenanceService
 
 HOUR = partitions.HOUR_MILLISECONDS
@@ -139,3 +142,88 @@ async def test_only_one_process_of_all_is_at_it(db: Database, clock: ManualClock
     go_on.set()
     await slow
     assert first.calls == 1
+
+
+class Deletions:
+    """What each DELETE of a connection has removed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.counts: list[int] = []
+        execute = Database.execute
+
+        async def counting(database: Database, query: str, *arguments: Any) -> str:
+            tag = await execute(database, query, *arguments)
+            if tag.startswith("DELETE"):
+                self.counts.append(int(tag.split()[1]))
+            return tag
+
+        monkeypatch.setattr(Database, "execute", counting)
+
+
+_KEYS = """
+INSERT INTO idempotency_keys (user_id, chat_id, key, fingerprint, generation_id, expires_at)
+SELECT $2, $3, n::text, '', $4, $5 FROM generate_series(1, $1::int) n
+"""
+_TICKETS = """
+INSERT INTO stream_tickets (hash, generation_id, user_id, session_id, expires_at)
+SELECT n::text::bytea, $2, $3, $3, $4 FROM generate_series(1, $1::int) n
+"""
+_FEED = """
+INSERT INTO user_events (user_id, seq, payload, created_at) SELECT $2, n, '{}', $3 FROM generate_series(1, $1::int) n
+"""
+_NODES = """
+INSERT INTO nodes (id, name, lease_until, fenced_at)
+SELECT gen_random_uuid(), 'n', $2, $2 FROM generate_series(1, $1::int) n
+"""
+_EVENTS = """
+INSERT INTO generation_events_default (generation_id, seq, payload)
+SELECT $2, n, '{}' FROM generate_series(1, $1::int) n
+"""
+
+
+async def pile_up(db: Database, clock: ManualClock, count: int) -> None:
+    """So many expired rows of each kind that is removed row by row."""
+    long_ago = clock.now() - timedelta(days=60)
+    user, chat, generation = uuid4(), uuid4(), uuid4()
+    await db.execute("INSERT INTO users (id, email, username) VALUES ($1, 'a@x.org', 'u')", user)
+    await db.execute("INSERT INTO chats (id, user_id, title) VALUES ($1, $2, 't')", chat, user)
+    await db.execute(
+        "INSERT INTO generations (id, user_id, chat_id, message_id, user_message_id, model, status) "
+        "VALUES ($1, $2, $3, $1, $1, 'm', 'completed')",
+        *(generation, user, chat),
+    )
+    await db.execute(_KEYS, count, user, chat, generation, long_ago)
+    await db.execute(_TICKETS, count, generation, user, long_ago)
+    await db.execute(_FEED, count, user, long_ago)
+    await db.execute(_NODES, count, long_ago)
+    await db.execute(_EVENTS, count, time_floor(int(long_ago.timestamp() * 1000)))
+
+
+async def test_what_has_piled_up_is_removed_in_small_statements(
+    db: Database, maintenance: MaintenanceService, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A week without clean-up must not become one statement that runs into the time limit for ever."""
+    await pile_up(db, clock, 2 * batches.BATCH + 7)
+    deletions = Deletions(monkeypatch)
+    await maintenance.once()
+    assert max(deletions.counts) == batches.BATCH
+    assert sorted(deletions.counts) == [7] * 5 + [batches.BATCH] * 10
+    for table in ("idempotency_keys", "stream_tickets", "user_events", "nodes", "generation_events_default"):
+        assert await db.fetchval(f"SELECT count(*) FROM {table}") == 0, table
+
+
+async def test_a_clean_up_that_never_ends_in_time_does_not_keep_the_others_from_theirs(
+    db: Database, clock: ManualClock, others: Others, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pile_up(db, clock, 3)
+    execute = Database.execute
+
+    async def stuck(database: Database, query: str, *arguments: Any) -> str:
+        if query.startswith("DELETE FROM idempotency_keys"):
+            raise DatabaseUnavailable
+        return await execute(database, query, *arguments)
+
+    monkeypatch.setattr(Database, "execute", stuck)
+    await MaintenanceService(db, clock, retention_seconds=3600, more=others.clean).once()
+    assert await db.fetchval("SELECT count(*) FROM stream_tickets") == 0
+    assert others.calls == 1

@@ -98,7 +98,7 @@ async def make_generation(db: Database, owner: UUID, *, epoch: int = 1, events: 
 
 
 async def test_send_whose_commit_was_not_known_to_have_happened_is_made_all_the_same(db: Database) -> None:
-    """reliability §0.5: a database error does not mean "not stored". Nobody would ever have begun that answer."""
+    """A database error does not mean "not stored". Nobody would ever have begun that answer."""
     node, maker = make_node(db)
     await node.tick()
     generation = await make_generation(db, node.id)
@@ -109,6 +109,35 @@ async def test_send_whose_commit_was_not_known_to_have_happened_is_made_all_the_
     assert [(started.id, started.epoch) for started, _ in maker.started] == [(generation, 2)]
     await node.tick()
     assert len(maker.started) == 1
+
+
+class Dying(Maker):
+    """Every job dies at once by a fault of ours: in hand no more, and the answer has no end."""
+
+    def start(self, generation: Generation, stored: list[str]) -> Tail:
+        tail = super().start(generation, stored)
+        self.generation_ids.clear()
+        return tail
+
+    end = start  # type: ignore[assignment]  # an ending that dies
+
+
+async def test_answer_whose_job_dies_again_and_again_is_taken_up_after_growing_pauses(
+    db: Database,
+) -> None:
+    """Each try raised the epoch and wrote a trace, each second, for ever."""
+    node, _ = make_node(db)
+    maker = Dying()
+    node.use(cast("AnswerMaker", maker), cast("Followers", Nobody()))
+    await node.tick()
+    await make_generation(db, node.id)
+    await db.execute("UPDATE generations SET created_at = now() - interval '11 seconds'")
+    taken: list[int] = []
+    for second in range(200):
+        before = len(maker.started)
+        await node._take_over(second)
+        taken += [second] * (len(maker.started) - before)
+    assert taken == [0, 1, 3, 7, 15, 31, 63, 123, 183]
 
 
 async def test_answer_in_hand_is_not_claimed_by_its_own_node(db: Database) -> None:

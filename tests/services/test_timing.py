@@ -1,4 +1,4 @@
-"""Time tells nobody who has an account (scorecard 27): with the real hasher, over 2,000 tries."""
+"""Time tells nobody who has an account: with the real hasher, over 2,000 tries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thousands of seeded histories of the core in virtual time (reliability §3.6), and the proof that they find faults."""
+"""Thousands of seeded histories of the core in virtual time, and the proof that they find faults."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import os
 import platform
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from llmchatbot.config import ModelSettings, ServerSettings, Settings
@@ -107,3 +108,23 @@ def test_a_named_model_is_used_and_without_the_extra_no_other_is(
     (tmp_path / "models" / "a.gguf").write_bytes(b"")
     assert find_local_model(settings_of(tmp_path)) is None
     assert find_local_model(settings_of(tmp_path, local_model="/there/b.gguf")) == Path("/there/b.gguf")
+
+
+def test_a_file_that_was_only_found_steps_back_before_what_was_set_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is named does not: two settings mean two models."""
+    monkeypatch.setattr(discovery, "installed", lambda: True)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "found.gguf").write_bytes(b"")
+    for other in (
+        ModelSettings(openai_key="k"),
+        ModelSettings(openrouter_key="k"),
+        ModelSettings(models_file="models.toml"),
+    ):
+        settings = msgspec.structs.replace(settings_of(tmp_path), model=other)
+        assert find_local_model(settings) is None
+        named = msgspec.structs.replace(other, local_model="named.gguf")
+        assert find_local_model(msgspec.structs.replace(settings, model=named)) == Path("named.gguf")
+    elsewhere = ModelSettings(service_url="http://127.0.0.1:5000", local_model="named.gguf")
+    assert find_local_model(msgspec.structs.replace(settings_of(tmp_path), model=elsewhere)) is None

@@ -1,4 +1,4 @@
-"""Access tokens and refresh tokens: what is refused, and that nothing near a good token passes (scorecard 25)."""
+"""Access tokens and refresh tokens: what is refused, and that nothing near a good token passes."""
 
 from __future__ import annotations
 

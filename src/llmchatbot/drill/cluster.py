@@ -64,7 +64,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def takeover(self) -> float:
-        """From the death of a node to the next event elsewhere (reliability §4.1.3: 12 s at a lease of 10 s)."""
+        """From the death of a node to the next event elsewhere: 12 s at a lease of 10 s."""
         return self.lease + 2.0
 
     def environment(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 
 from llmchatbot.handlers.etags import etag_of, versions_of
-from llmchatbot.handlers.inputs import Input
+from llmchatbot.handlers.inputs import VISIBLE, Input
 from llmchatbot.handlers.paging import CHATS, DEFAULT_LIMIT, CursorText, Limit, decode_moment, encode_moment, next_link
 from llmchatbot.models.chats import (
     NO_PARAMETERS,
@@ -46,7 +46,7 @@ class NewChat(Input, frozen=True, kw_only=True):
 
 
 class ChangedChat(Input, frozen=True, kw_only=True):
-    title: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
+    title: Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=VISIBLE)] | None = None
     model_used: ModelName | None = None
     parameters: ChatParameters | None = None
 
@@ -157,7 +157,8 @@ async def update_chat(
     principal: NamedDependency[Principal],
     if_match: IfMatch = None,
 ) -> Response[Chat]:
-    changes = ChatChanges(title=data.title, model_used=data.model_used, parameters=data.parameters)
+    title = data.title.strip() if data.title is not None else None
+    changes = ChatChanges(title=title, model_used=data.model_used, parameters=data.parameters)
     return _respond(await chat_service.update(principal.user_id, chat_id, changes, versions_of(if_match)))
 
 

@@ -18,6 +18,9 @@ _LONE_SURROGATE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
 
+# A text of spaces alone says nothing: no model can answer it, and no list can show it.
+VISIBLE = r"\S"
+
 # NUL cannot be stored by PostgreSQL, lone surrogates cannot be encoded: both must stop here, not as a 500 below.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 

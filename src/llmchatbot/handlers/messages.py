@@ -15,7 +15,7 @@ from litestar.params import FromPath, FromQuery, JSONBody
 from llmchatbot.errors import FieldError, Forbidden, InvalidInput, MethodNotAllowed, NotFound
 from llmchatbot.handlers.deadlines import STREAM
 from llmchatbot.handlers.generations import read_stream
-from llmchatbot.handlers.inputs import Input, require_storable
+from llmchatbot.handlers.inputs import VISIBLE, Input, require_storable
 from llmchatbot.handlers.stream_responses import StreamOpener, format_of, poll_seconds_of
 from llmchatbot.models.chats import ChatParameters
 from llmchatbot.models.generations import Cursor
@@ -32,11 +32,11 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 # What a person's click, a prefetch or an <img> sends; a program that means it does not (protocol §2.5).
 _FOREIGN_MODES = {"navigate", "no-cors"}
 
-IfBusy = Annotated[str, msgspec.Meta(pattern="^(reject|interrupt)$")]
+IfBusy = Literal["reject", "interrupt"]
 
 
 class SendMessage(Input, frozen=True, kw_only=True):
-    content: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_MESSAGE)]
+    content: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_MESSAGE, pattern=VISIBLE)]
     model: Annotated[str, msgspec.Meta(max_length=255)] | None = None
     parent_id: UUID | msgspec.UnsetType | None = msgspec.UNSET
     parameters: ChatParameters | None = None
@@ -296,8 +296,8 @@ def refuse_foreign_fetch(request: Request[Any, Any, Any]) -> None:
 
 
 def _message_in_url(message: str | None) -> str:
-    if not message:
-        raise InvalidInput("'message' is missing.", errors=[FieldError("message", "is required")])
+    if not message or not re.search(VISIBLE, message):
+        raise InvalidInput("'message' is missing or blank.", errors=[FieldError("message", "is required")])
     if len(message) > LONGEST_MESSAGE_IN_URL:
         raise InvalidInput(
             f"'message' is longer than {LONGEST_MESSAGE_IN_URL} characters; POST it.",

@@ -153,7 +153,7 @@ def _describe(operation: Document, handler: HTTPRouteHandler, *, in_path: bool) 
 
 def _describe_stream(name: str, responses: Document) -> None:
     stream = {
-        "description": "The events, as they come (docs/streams.md).",
+        "description": "The events, as they come (docs/streaming.md).",
         "content": {"text/event-stream": {"example": _SSE}, "application/x-ndjson": {"example": _NDJSON}},
     }
     if name in _ANSWERS_AT_ONCE:

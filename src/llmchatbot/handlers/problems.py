@@ -24,6 +24,7 @@ from llmchatbot.errors import (
     Unauthenticated,
     UnsupportedMediaType,
 )
+from llmchatbot.handlers.inputs import VISIBLE
 from llmchatbot.observability import describe
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ _BY_STATUS: dict[int, type[AppError]] = {
     for error in (InvalidInput, Unauthenticated, NotFound, MethodNotAllowed, BodyTooLarge, UnsupportedMediaType)
 }
 _MISSING_PARAMETER = re.compile(r"Missing required \w+ parameter '(?P<name>[^']+)'")
+_BLANK = f"Expected `str` matching regex {VISIBLE!r}"
 _PATH_OF_MSGSPEC = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 
 
@@ -142,6 +144,7 @@ def _field_error(entry: dict[str, Any]) -> FieldError:
         unknown := re.search(r"missing required field `([^`]+)`", message)
     ):
         field = unknown[1]
+    message = message.replace(_BLANK, "must not be blank")
     # A pattern is for programs; they find it in the OpenAPI document.
     message = re.sub(r"Expected `str` matching regex .*", "has the wrong form", _PATH_OF_MSGSPEC.sub("", message))
     return FieldError(field, message)

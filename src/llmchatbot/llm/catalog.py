@@ -97,7 +97,7 @@ class _Keys:
 
 def _read_file(path: str) -> _File:
     try:
-        return msgspec.convert(tomllib.loads(Path(path).read_text(encoding="utf-8")), _File)
+        return msgspec.convert(tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8")), _File)
     except OSError as error:
         raise StartupError(f"MODELS_FILE: {error.strerror}: {path}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:

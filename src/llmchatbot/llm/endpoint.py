@@ -12,7 +12,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class TimeLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds (protocol.md §6). `chunk` is the silence between two pieces, `whole` the whole call."""
+    """Seconds (protocol §6). `chunk` is the silence between two pieces, `whole` the whole call."""
 
     connect: float = 5.0
     first_byte: float = 60.0

@@ -9,10 +9,12 @@ from random import Random
 from typing import Self
 
 from llmchatbot.config import ModelSettings
+from llmchatbot.errors import ModelError
 from llmchatbot.llm.call import GatewayCall, GatewayRequest, Surroundings
 from llmchatbot.llm.catalog import build_registry
 from llmchatbot.llm.context import ContextChoice, ContextMessage, choose_context, input_budget
 from llmchatbot.llm.events import Event
+from llmchatbot.llm.examination import examine
 from llmchatbot.llm.factory import build_model
 from llmchatbot.llm.port import Model, Parameters, Sink
 from llmchatbot.llm.registry import ModelInfo, RegisteredModel, Registry
@@ -105,11 +107,7 @@ class ModelGateway:
 
     async def health(self) -> dict[str, bool]:
         """Whether each model would answer now, by public name. Takes five seconds at the most; never raises."""
-        shared: dict[str, list[Upstream]] = {}
-        for name, upstream in self._upstreams.items():
-            endpoint = upstream.registered.endpoint
-            # One question per server and key, not one for each of its models.
-            shared.setdefault(f"{endpoint.url} {endpoint.key_setting}" if endpoint else name, []).append(upstream)
+        shared = self._shared()
         async with asyncio.TaskGroup() as group:
             tasks = {where: group.create_task(_healthy(upstreams[0])) for where, upstreams in shared.items()}
         return {
@@ -117,6 +115,24 @@ class ModelGateway:
             for where, upstreams in shared.items()
             for upstream in upstreams
         }
+
+    async def examine(self) -> dict[str, ModelError | None]:
+        """What is wrong with each model that lives elsewhere, by public name; None where nothing is. Never raises."""
+        shared = {where: upstreams for where, upstreams in self._shared().items() if upstreams[0].registered.endpoint}
+        async with asyncio.TaskGroup() as group:
+            tasks = {
+                where: group.create_task(examine(upstreams[0].model, _HEALTH_SECONDS))
+                for where, upstreams in shared.items()
+            }
+        return {upstream.name: tasks[where].result() for where, upstreams in shared.items() for upstream in upstreams}
+
+    def _shared(self) -> dict[str, list[Upstream]]:
+        """The models of one server and key together: it is asked once, not for each of them."""
+        shared: dict[str, list[Upstream]] = {}
+        for name, upstream in self._upstreams.items():
+            endpoint = upstream.registered.endpoint
+            shared.setdefault(f"{endpoint.url} {endpoint.key_setting}" if endpoint else name, []).append(upstream)
+        return shared
 
     async def aclose(self) -> None:
         """Close all models and connections. Idempotent."""

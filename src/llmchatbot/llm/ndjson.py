@@ -1,7 +1,7 @@
-"""The NDJSON contract of the LLM service (spec.md §2): `POST /api/v1/generate/stream`, lines of token, complete, error.
+"""The NDJSON contract of the LLM service: `POST /api/v1/generate/stream`, lines of token, complete, error.
 
 The prompt is the newest message of the user and stands *only* in `prompt`; `history` is what came before it. The first
-backend sent it in both, so the model read it twice (spec.md §3, fault 4).
+backend sent it in both, so the model read it twice (fault 4).
 """
 
 from __future__ import annotations
@@ -91,14 +91,14 @@ class NdjsonParser(AnswerParser[bytes]):
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint)
-        self._received = 0
+        self._received: list[str] = []
 
     def feed(self, record: bytes, out: list[Event]) -> None:
         """See `AnswerParser.feed`."""
         line = decode_json(record, _LINE, Line)
         if line.type == "token":
             if line.content:
-                self._received += len(line.content)
+                self._received.append(line.content)
                 self.add_text(line.content, out)
         elif line.type == "complete":
             self._complete(line, out)
@@ -106,9 +106,12 @@ class NdjsonParser(AnswerParser[bytes]):
             raise in_band_object(self.endpoint, line.error if line.content is None else line.content)
 
     def _complete(self, line: Line, out: list[Event]) -> None:
-        if line.content and not self._received:
-            # a service that does not stream sends only its last line
-            self.add_text(line.content, out)
+        if line.content:
+            # A service that does not stream sends only its last line. One that says something else there is not
+            # believed: what was shown is shown.
+            received = "".join(self._received)
+            if line.content.startswith(received):
+                self.add_text(line.content[len(received) :], out)
         if line.tokens is not None and line.input_tokens is not None:
             self.usage = Usage(line.input_tokens, line.tokens)
         self.reason = "stop"

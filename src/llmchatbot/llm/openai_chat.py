@@ -41,6 +41,8 @@ REASONS: dict[str, FinishReason] = {
     "content_filter": "content_filter",
     "safety": "content_filter",
 }
+# An end that is none: the server gave up. DeepSeek, vLLM and SGLang, OpenRouter.
+_BROKEN_OFF = frozenset({"error", "insufficient_system_resource", "abort", "cancelled", "timeout"})
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -188,7 +190,7 @@ class ChatParser(AnswerParser[SseEvent]):
             if delta.tool_calls:
                 self._calls(delta.tool_calls, out)
         if choice.finish_reason:
-            if choice.finish_reason == "error":
+            if choice.finish_reason in _BROKEN_OFF:
                 raise ModelUnavailable("The model's service reported a failure.")
             self.reason = REASONS.get(choice.finish_reason, "stop")
 

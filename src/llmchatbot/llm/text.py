@@ -1,6 +1,6 @@
 """Text and JSON from a model, made safe: no NUL, no lone surrogate, no broken UTF-8 gets past this file.
 
-PostgreSQL refuses NUL, and a lone surrogate cannot be encoded at all; both become U+FFFD (protocol.md §8). A surrogate
+PostgreSQL refuses NUL, and a lone surrogate cannot be encoded at all; both become U+FFFD (protocol §8). A surrogate
 pair that the provider cut in two is joined again, because some cut their JSON strings between two UTF-16 units.
 """
 

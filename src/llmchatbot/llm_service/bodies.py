@@ -24,7 +24,7 @@ class HistoryMessage(msgspec.Struct):
 
 
 class GenerateRequest(msgspec.Struct):
-    """`POST /api/v1/generate/stream` (spec.md §2). The sampling members are ours, and optional."""
+    """`POST /api/v1/generate/stream`. The sampling members are ours, and optional."""
 
     prompt: str
     history: list[HistoryMessage] | None = None
@@ -43,7 +43,7 @@ def generate_body(data: bytes) -> dict[str, Any]:
     """Raises RefusedError with 400."""
     request = _decode(data, GenerateRequest)
     messages = [{"role": message.role, "content": message.content} for message in request.history or []]
-    # The first backend sent the newest message in both places (spec.md §3, fault 4); the model reads it once.
+    # The first backend sent the newest message in both places (fault 4); the model reads it once.
     newest = {"role": "user", "content": request.prompt}
     if request.prompt and (not messages or messages[-1] != newest):
         messages.append(newest)

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(
         level=settings.server.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    model = args.model or (Path(settings.model.local_model) if settings.model.local_model else None)
+    model = args.model or (Path(settings.model.local_model).expanduser() if settings.model.local_model else None)
     if model is None:
         raise StartupError("Name the model: llmchatbot llm-service --model FILE.gguf (or set LOCAL_MODEL).")
     service.run(

@@ -14,11 +14,17 @@ _LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
 def find_local_model(settings: Settings) -> Path | None:
     """The model that `make run` starts: LOCAL_MODEL, else the newest `*.gguf` in DATA_DIR/models; None: there is none.
 
+    LLM_SERVICE_URL comes before both, and a file that was only found steps back before any other model that was set up.
     Without the extra `local` files in DATA_DIR are left alone, but LOCAL_MODEL, asked for by name, is returned: the
     child then says what to install.
     """
-    if settings.model.local_model:
-        return Path(settings.model.local_model)
+    model = settings.model
+    if model.service_url:
+        return None
+    if model.local_model:
+        return Path(model.local_model).expanduser()
+    if model.models_file or model.openai_key or model.anthropic_key or model.gemini_key or model.openrouter_key:
+        return None
     folder = settings.server.data_dir / "models"
     if not installed() or not folder.is_dir():
         return None

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE = 10.0
 """Seconds of waiting after which a caller gets a sign of life; half of what the shortest usual time limit allows."""
 ANSWER_TIME = 600.0
-"""Seconds for one answer (protocol.md §6)."""
+"""Seconds for one answer (protocol §6)."""
 _PROGRESS = b'"prompt_progress"'
 
 

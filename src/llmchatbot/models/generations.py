@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from llmchatbot.errors import MalformedCursor
+from llmchatbot.errors import FieldError, MalformedCursor
 
 
 class Status(StrEnum):
@@ -79,8 +79,12 @@ class Cursor(msgspec.Struct, frozen=True):
         """Raises MalformedCursor for anything that we never wrote."""
         identifier, dot, number = text.partition(".")
         if not dot or len(identifier) != 36 or not (number.isascii() and number.isdigit()) or len(number) > 9:
-            raise MalformedCursor
+            raise _malformed()
         try:
             return cls(UUID(identifier), int(number))
         except ValueError as error:
-            raise MalformedCursor from error
+            raise _malformed() from error
+
+
+def _malformed() -> MalformedCursor:
+    return MalformedCursor(errors=[FieldError("last_event_id", "is not one of ours")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from uuid import UUID
 
 import msgspec
 
@@ -19,4 +20,14 @@ class UsageSum(msgspec.Struct, frozen=True):
     input_tokens: int
     output_tokens: int
     estimated: bool
+    cost: float | None
+
+
+class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What one answer has cost by our own estimate, because nobody is left who could count."""
+
+    generation_id: UUID
+    model: str
+    input_tokens: int
+    output_tokens: int
     cost: float | None

@@ -6,7 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from llmchatbot.models.device_sessions import DeviceSession, Family, RefreshToken, Standing
-from llmchatbot.repositories.executor import Executor
+from llmchatbot.repositories.executor import Executor, count_of
 
 
 async def insert(executor: Executor, session: DeviceSession) -> None:
@@ -156,7 +156,7 @@ async def delete_ended(executor: Executor, before: datetime, limit: int) -> int:
         before,
         limit,
     )
-    return int(tag.rsplit(" ", 1)[1])
+    return count_of(tag)
 
 
 async def ended_among(executor: Executor, session_ids: list[UUID], now: datetime) -> list[UUID]:

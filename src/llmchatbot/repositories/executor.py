@@ -15,3 +15,8 @@ class Executor(Protocol):
     async def fetchval(self, query: str, *args: Any) -> Any: ...
 
     async def execute(self, query: str, *args: Any) -> str: ...
+
+
+def count_of(tag: str) -> int:
+    """How many rows a statement has touched, from its command tag, e.g. `DELETE 3`."""
+    return int(tag.rsplit(" ", 1)[1])

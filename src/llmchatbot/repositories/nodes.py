@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from llmchatbot.repositories.executor import Executor
+from llmchatbot.repositories.executor import Executor, count_of
 
 
 async def register(executor: Executor, node_id: UUID, name: str, lease_seconds: float) -> None:
@@ -31,7 +31,7 @@ async def renew(executor: Executor, node_id: UUID, lease_seconds: float) -> bool
 async def fence_expired(executor: Executor) -> int:
     """Fence every node whose lease has run out; how many there were."""
     tag = await executor.execute("UPDATE nodes SET fenced_at = now() WHERE lease_until < now() AND fenced_at IS NULL")
-    return int(tag.rsplit(" ", 1)[1])
+    return count_of(tag)
 
 
 async def fence(executor: Executor, node_id: UUID) -> None:
@@ -39,12 +39,15 @@ async def fence(executor: Executor, node_id: UUID) -> None:
     await executor.execute("UPDATE nodes SET fenced_at = now() WHERE id = $1 AND fenced_at IS NULL", node_id)
 
 
-async def forget_old(executor: Executor) -> None:
-    """Drop nodes that were fenced more than a day ago and own nothing."""
-    await executor.execute(
-        "DELETE FROM nodes n WHERE fenced_at < now() - interval '1 day' "
-        "AND NOT EXISTS (SELECT FROM generations WHERE owner_node = n.id AND status IN ('queued', 'running'))"
+async def forget_old(executor: Executor, limit: int) -> int:
+    """Drop nodes that were fenced more than a day ago and own nothing; how many."""
+    tag = await executor.execute(
+        "DELETE FROM nodes WHERE id = ANY (ARRAY(SELECT id FROM nodes n WHERE fenced_at < now() - interval '1 day' "
+        "AND NOT EXISTS (SELECT FROM generations WHERE owner_node = n.id AND status IN ('queued', 'running')) "
+        "LIMIT $1 FOR UPDATE SKIP LOCKED))",
+        limit,
     )
+    return count_of(tag)
 
 
 async def others_live(executor: Executor, node_id: UUID) -> bool:

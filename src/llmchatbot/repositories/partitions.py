@@ -6,7 +6,7 @@ import re
 from uuid import UUID
 
 from llmchatbot.ids import time_floor
-from llmchatbot.repositories.executor import Executor
+from llmchatbot.repositories.executor import Executor, count_of
 
 HOUR_MILLISECONDS = 3_600_000
 _NAME = re.compile(r"generation_events_h(\d+)")
@@ -58,9 +58,15 @@ async def in_use(executor: Executor, hour: int, retention_seconds: float) -> boo
     return used
 
 
-async def clear_default(executor: Executor, beyond: int) -> None:
-    """The default partition is a safety net; what fell into it before hour `beyond` is deleted row by row."""
-    await executor.execute("DELETE FROM generation_events_default WHERE generation_id < $1", time_floor(_start(beyond)))
+async def clear_default(executor: Executor, beyond: int, limit: int) -> int:
+    """The default partition is a safety net; what fell into it before hour `beyond` is deleted row by row. How many."""
+    tag = await executor.execute(
+        "DELETE FROM generation_events_default WHERE ctid = ANY (ARRAY("
+        "SELECT ctid FROM generation_events_default WHERE generation_id < $1 LIMIT $2))",
+        time_floor(_start(beyond)),
+        limit,
+    )
+    return count_of(tag)
 
 
 def _start(hour: int) -> int:

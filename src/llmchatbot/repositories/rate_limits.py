@@ -8,7 +8,7 @@ from datetime import datetime
 import msgspec
 
 from llmchatbot.models.rate_limits import Tally
-from llmchatbot.repositories.executor import Executor
+from llmchatbot.repositories.executor import Executor, count_of
 
 
 class Demand(msgspec.Struct, frozen=True):
@@ -69,5 +69,12 @@ async def take_back(executor: Executor, keys: Sequence[str], now: datetime) -> N
     )
 
 
-async def delete_expired(executor: Executor, now: datetime) -> None:
-    await executor.execute("DELETE FROM rate_counters WHERE window_end <= $1", now)
+async def delete_expired(executor: Executor, now: datetime, limit: int) -> int:
+    """How many."""
+    tag = await executor.execute(
+        "DELETE FROM rate_counters WHERE ctid = ANY (ARRAY("
+        "SELECT ctid FROM rate_counters WHERE window_end <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED))",
+        now,
+        limit,
+    )
+    return count_of(tag)

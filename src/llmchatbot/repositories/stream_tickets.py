@@ -6,7 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from llmchatbot.models.principals import Principal
-from llmchatbot.repositories.executor import Executor
+from llmchatbot.repositories.executor import Executor, count_of
 
 
 async def create(
@@ -36,5 +36,12 @@ async def find(executor: Executor, hash_: bytes, generation_id: UUID, now: datet
     return Principal(user_id=record["user_id"], session_id=record["session_id"]) if record is not None else None
 
 
-async def forget_expired(executor: Executor, now: datetime) -> None:
-    await executor.execute("DELETE FROM stream_tickets WHERE expires_at < $1", now)
+async def forget_expired(executor: Executor, now: datetime, limit: int) -> int:
+    """How many."""
+    tag = await executor.execute(
+        "DELETE FROM stream_tickets WHERE hash = ANY (ARRAY("
+        "SELECT hash FROM stream_tickets WHERE expires_at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED))",
+        now,
+        limit,
+    )
+    return count_of(tag)

@@ -1,11 +1,14 @@
-"""Sums of what a person's answers have cost; the rows outlive the chats they belong to."""
+"""What a person's answers have cost; the rows outlive the chats they belong to, and without a name their account."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 from uuid import UUID
 
-from llmchatbot.models.usage import UsageSum
+import msgspec
+
+from llmchatbot.models.usage import UsageRow, UsageSum
 from llmchatbot.repositories.executor import Executor
 
 
@@ -25,3 +28,42 @@ async def sums(
         by_model,
     )
     return [UsageSum(*record) for record in records]
+
+
+class Unended(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer in the making, as far as it has come. `asked` is empty before its model was called."""
+
+    generation_id: UUID
+    model: str
+    asked: list[str]
+    events: list[str]
+
+
+async def unended(executor: Executor, user_id: UUID, generation_ids: Sequence[UUID]) -> list[Unended]:
+    """Those of these that have not ended, with the texts of the prompt on record and the log so far."""
+    records = await executor.fetch(
+        "SELECT g.id AS generation_id, g.model, "
+        "ARRAY(SELECT m.content FROM messages m WHERE m.chat_id = g.chat_id "
+        "AND m.id = ANY (ARRAY(SELECT jsonb_array_elements_text(g.prompt -> 'message_ids')::uuid)) "
+        "UNION ALL SELECT g.prompt ->> 'system_prompt' WHERE g.prompt ->> 'system_prompt' <> '') AS asked, "
+        "ARRAY(SELECT e.payload FROM generation_events e WHERE e.generation_id = g.id ORDER BY e.seq) AS events "
+        "FROM generations g WHERE g.id = ANY ($2::uuid[]) AND g.user_id = $1 AND g.status IN ('queued', 'running')",
+        user_id,
+        generation_ids,
+    )
+    return [Unended(**dict(record)) for record in records]
+
+
+async def insert(executor: Executor, user_id: UUID, rows: Sequence[UsageRow]) -> None:
+    """Of today, as estimates."""
+    await executor.execute(
+        "INSERT INTO usage (generation_id, user_id, model, day, input_tokens, output_tokens, estimated, cost) "
+        "SELECT r.id, $1, r.model, (now() AT TIME ZONE 'UTC')::date, r.input, r.output, true, r.cost "
+        "FROM unnest($2::uuid[], $3::text[], $4::int[], $5::int[], $6::numeric[]) r (id, model, input, output, cost)",
+        user_id,
+        [row.generation_id for row in rows],
+        [row.model for row in rows],
+        [row.input_tokens for row in rows],
+        [row.output_tokens for row in rows],
+        [row.cost for row in rows],
+    )

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from llmchatbot.errors import NotFound
-from llmchatbot.repositories.executor import Executor
+from llmchatbot.repositories.executor import Executor, count_of
 
 # One statement: the row of the user is locked from here to the commit, so the numbers are dense and in commit order.
 _APPEND = """
@@ -52,8 +52,16 @@ async def read(executor: Executor, user_id: UUID, after: int, limit: int) -> lis
     return [record["payload"] for record in records]
 
 
-async def forget_old(executor: Executor, seconds: float) -> None:
-    await executor.execute("DELETE FROM user_events WHERE created_at < now() - make_interval(secs => $1)", seconds)
+async def forget_old(executor: Executor, seconds: float, limit: int) -> int:
+    """The oldest first, so that what is left of a feed has no gap; how many."""
+    tag = await executor.execute(
+        "DELETE FROM user_events WHERE ctid = ANY (ARRAY("
+        "SELECT ctid FROM user_events WHERE created_at < now() - make_interval(secs => $1) "
+        "ORDER BY created_at, seq LIMIT $2 FOR UPDATE SKIP LOCKED))",
+        seconds,
+        limit,
+    )
+    return count_of(tag)
 
 
 def _ascii(payload: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import asyncpg
 
 from llmchatbot.errors import EmailTaken
 from llmchatbot.models.users import LoginCandidate, User
-from llmchatbot.repositories.executor import Executor
+from llmchatbot.repositories.executor import Executor, count_of
 
 
 async def insert(
@@ -130,12 +130,30 @@ async def deactivate(executor: Executor, user_id: UUID) -> bool:
     return tag == "UPDATE 1"
 
 
-async def delete_expired_guests(executor: Executor, now: datetime, limit: int) -> int:
-    """How many were deleted, with all they had; at most `limit`. Two processes never wait for each other."""
+# An answer that is still made for a guest ends first, and is accounted for by its end; the guest goes next time.
+_EXPIRED_GUEST = (
+    "u.is_guest AND u.expires_at <= $1 "
+    "AND NOT EXISTS (SELECT FROM generations g WHERE g.user_id = u.id AND g.status IN ('queued', 'running'))"
+)
+
+
+async def delete_chats_of_expired_guests(executor: Executor, now: datetime, limit: int) -> int:
+    """How many; before the guests themselves, whose deletion would take all their messages along in one statement."""
     tag = await executor.execute(
-        "DELETE FROM users WHERE id IN (SELECT id FROM users WHERE is_guest AND expires_at <= $1 "
-        "ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+        "DELETE FROM chats WHERE id = ANY (ARRAY(SELECT c.id FROM users u JOIN chats c ON c.user_id = u.id "
+        f"WHERE {_EXPIRED_GUEST} LIMIT $2 FOR UPDATE OF c SKIP LOCKED))",
         now,
         limit,
     )
-    return int(tag.rsplit(" ", 1)[1])
+    return count_of(tag)
+
+
+async def delete_expired_guests(executor: Executor, now: datetime, limit: int) -> int:
+    """How many were deleted, with all they had; at most `limit`. Two processes never wait for each other."""
+    tag = await executor.execute(
+        f"DELETE FROM users WHERE id = ANY (ARRAY(SELECT u.id FROM users u WHERE {_EXPIRED_GUEST} "
+        "ORDER BY u.expires_at LIMIT $2 FOR UPDATE OF u SKIP LOCKED))",
+        now,
+        limit,
+    )
+    return count_of(tag)

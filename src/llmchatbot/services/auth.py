@@ -20,6 +20,7 @@ from llmchatbot.models.users import LoginCandidate
 from llmchatbot.repositories import rate_limits, users
 from llmchatbot.security import CommonPasswords, PasswordHasher, TokenKeys, device_proof, find_device
 from llmchatbot.services.access_tokens import AccessTokens
+from llmchatbot.services.batches import in_batches
 from llmchatbot.services.device_sessions import DeviceSessionService
 from llmchatbot.services.rate_limits import Attempts, network_of, opaque
 
@@ -29,7 +30,9 @@ _DAY = 86400.0
 _STRANGERS_PER_DAY = 100
 # One address tries many accounts: ten times what it may try on one.
 _ACCOUNTS_PER_ADDRESS = 10
-_BATCH = 500
+# Each takes along what hangs on it: messages the one, devices and events the other.
+_CHATS_AT_ONCE = 20
+_GUESTS_AT_ONCE = 100
 
 
 class NewAccount(msgspec.Struct, frozen=True, kw_only=True):
@@ -237,13 +240,11 @@ class AuthService:
         Safe to run in all processes at once. The number of guests deleted.
         """
         now = self._clock.now()
-        deleted = total = await users.delete_expired_guests(self._db, now, _BATCH)
-        while deleted == _BATCH:
-            deleted = await users.delete_expired_guests(self._db, now, _BATCH)
-            total += deleted
+        await in_batches(lambda limit: users.delete_chats_of_expired_guests(self._db, now, limit), _CHATS_AT_ONCE)
+        deleted = await in_batches(lambda limit: users.delete_expired_guests(self._db, now, limit), _GUESTS_AT_ONCE)
         await self._sessions.delete_ended()
-        await rate_limits.delete_expired(self._db, now)
-        return total
+        await in_batches(lambda limit: rate_limits.delete_expired(self._db, now, limit))
+        return deleted
 
     def _per_address(self, policy: str, client: Client) -> tuple[str, Quota]:
         quota = Quota(policy=policy, limit=self._settings.register_per_hour, period=_HOUR)

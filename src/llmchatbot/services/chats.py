@@ -26,6 +26,7 @@ from llmchatbot.models.chats import (
 )
 from llmchatbot.models.messages import Message
 from llmchatbot.repositories import chats, messages_read, user_events
+from llmchatbot.services.accounting import Accounting
 from llmchatbot.streaming import payloads, wakeups
 from llmchatbot.streaming.wakeups import WakeUps
 
@@ -36,9 +37,10 @@ Expected = Collection[int] | None
 class ChatService:
     """Whatever belongs to somebody else is NotFound, as if it were not there."""
 
-    def __init__(self, *, database: Database, wakeups: WakeUps) -> None:
+    def __init__(self, *, database: Database, wakeups: WakeUps, accounting: Accounting) -> None:
         self._database = database
         self._wakeups = wakeups
+        self._accounting = accounting
 
     async def list_page(
         self, user_id: UUID, *, include_archived: bool, after: ChatKey | None, limit: int
@@ -169,7 +171,7 @@ class ChatService:
 
         if expected is not None:
             require_version(await self.get(user_id, chat_ids[0]), expected)
-        # Before the rows go: an end that comes in time is still accounted; a late one finds no generation.
+        # Before the rows go: an end that comes in time has the provider's numbers; a late one finds no generation.
         for generation_id in await chats.active_generations(self._database, user_id, chat_ids):
             await self._wakeups.publish(wakeups.STOP, str(generation_id))
         deleted, orphaned = await retrying(write)
@@ -188,6 +190,7 @@ class ChatService:
         if expected is not None:
             require_version(await chats.lock_owned(transaction, user_id, chat_ids[0]), expected)
         orphaned = await chats.active_generations(transaction, user_id, chat_ids)
+        await self._accounting.settle(transaction, user_id, orphaned)
         deleted = await chats.delete(transaction, user_id, chat_ids)
         events = [{"type": "chat.deleted", "chat_id": str(chat_id)} for chat_id in deleted]
         await user_events.append(transaction, user_id, *events)

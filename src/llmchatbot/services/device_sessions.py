@@ -23,6 +23,7 @@ from llmchatbot.models.device_sessions import Client, DeviceSession, Family, Gra
 from llmchatbot.repositories import device_sessions, user_events, users
 from llmchatbot.security import TokenKeys, hash_of, is_refresh_token, new_refresh_token, successor_of
 from llmchatbot.services.access_tokens import AccessTokens
+from llmchatbot.services.batches import in_batches
 from llmchatbot.streaming.wakeups import SESSION_REVOKED, USER_EVENT, WakeUps
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ _MOST_LISTED = 100
 _LONGEST_USER_AGENT = 300
 # Ended devices stay this long: their tokens are still recognised, their addresses still known.
 _REMEMBER_ENDED = timedelta(days=30)
-_BATCH = 500
 # A refusal of a refresh waits up to this long, holding nothing.
 _REFUSAL_MICROSECONDS = 10_000
 
@@ -182,11 +182,8 @@ class DeviceSessionService:
 
     async def delete_ended(self) -> int:
         """Forget what ended a month ago; how many."""
-        deleted = total = await device_sessions.delete_ended(self._db, self._clock.now() - _REMEMBER_ENDED, _BATCH)
-        while deleted == _BATCH:
-            deleted = await device_sessions.delete_ended(self._db, self._clock.now() - _REMEMBER_ENDED, _BATCH)
-            total += deleted
-        return total
+        before = self._clock.now() - _REMEMBER_ENDED
+        return await in_batches(lambda limit: device_sessions.delete_ended(self._db, before, limit))
 
     def _grant(self, user_id: UUID, session_id: UUID, token: str, now: datetime, idle_expires_at: datetime) -> Grant:
         return Grant(

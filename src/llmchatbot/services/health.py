@@ -15,6 +15,8 @@ from llmchatbot.llm.gateway import ModelGateway
 
 State = Literal["ok", "degraded", "failed"]
 _MODEL_SECONDS = 3.0
+# Anybody may ask whether we are ready, and balancers ask each second: providers are not asked as often.
+_MODEL_REMEMBERED = 10.0
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +40,9 @@ class HealthService:
         self._gateway = gateway
         self._draining = draining
         self._listening = listening
+        self._asking = asyncio.Lock()
+        self._model: State = "ok"
+        self._ask_again = 0.0
 
     async def readiness(self) -> Readiness:
         """PostgreSQL, its schema and draining decide; models and wake-ups are only told."""
@@ -59,6 +64,15 @@ class HealthService:
         return "ok", "ok" if current >= expected else "failed"
 
     async def _model_state(self) -> State:
+        """As it was some seconds ago at the most; whoever asks meanwhile waits for the one question."""
+        async with self._asking:
+            time = asyncio.get_running_loop().time
+            if time() >= self._ask_again:
+                self._model = await self._ask_model()
+                self._ask_again = time() + _MODEL_REMEMBERED
+            return self._model
+
+    async def _ask_model(self) -> State:
         """`degraded` when the default model does not answer: chats can still be read."""
         try:
             async with asyncio.timeout(_MODEL_SECONDS):

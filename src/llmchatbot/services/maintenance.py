@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import asyncpg
 
@@ -12,6 +13,7 @@ from llmchatbot.clock import Clock
 from llmchatbot.database.pool import Database
 from llmchatbot.errors import DatabaseUnavailable
 from llmchatbot.repositories import idempotency, nodes, partitions, stream_tickets, user_events
+from llmchatbot.services.batches import in_batches
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +55,23 @@ class MaintenanceService:
                 return
             await self.make_partitions()
             await self.drop_partitions()
-        now = self._clock.now()
-        await idempotency.forget_expired(self._database)
-        await stream_tickets.forget_expired(self._database, now)
-        await user_events.forget_old(self._database, self._feed_seconds)
-        await nodes.forget_old(self._database)
-        await self._more()
+        for name, clean in self._cleanings().items():
+            try:
+                await clean()
+            except DatabaseUnavailable:
+                # One that never gets done in time must not keep the others from their work.
+                logger.warning("clean-up of %s goes on next time: the database did not do it in time", name)
+
+    def _cleanings(self) -> dict[str, Callable[[], Awaitable[object]]]:
+        database, now = self._database, self._clock.now()
+        return {
+            "idempotency keys": lambda: in_batches(partial(idempotency.forget_expired, database)),
+            "stream tickets": lambda: in_batches(partial(stream_tickets.forget_expired, database, now)),
+            "feeds": lambda: in_batches(partial(user_events.forget_old, database, self._feed_seconds)),
+            "nodes": lambda: in_batches(partial(nodes.forget_old, database)),
+            "events without a partition": self._clear_default,
+            "accounts": self._more,
+        }
 
     async def make_partitions(self) -> None:
         """This hour and the next ones; what arrives without a partition is caught by the default one."""
@@ -76,7 +89,7 @@ class MaintenanceService:
                     logger.info("the log of hour %d stays in the default partition", hour)
 
     async def drop_partitions(self) -> None:
-        oldest_kept = self._hour() - int(self._retention_seconds // 3600) - 1
+        oldest_kept = self._oldest_kept()
         for hour in await partitions.hours(self._database):
             if hour < oldest_kept and not await partitions.in_use(self._database, hour, self._retention_seconds):
                 try:
@@ -84,8 +97,13 @@ class MaintenanceService:
                         await partitions.drop(transaction, hour)
                 except asyncpg.LockNotAvailableError:
                     logger.info("the log of hour %d is being read; it is dropped next time", hour)
+
+    async def _clear_default(self) -> None:
         # A day: far longer than any answer and its retention.
-        await partitions.clear_default(self._database, oldest_kept - 24)
+        await in_batches(partial(partitions.clear_default, self._database, self._oldest_kept() - 24))
+
+    def _oldest_kept(self) -> int:
+        return self._hour() - int(self._retention_seconds // 3600) - 1
 
     def _hour(self) -> int:
         return partitions.hour_of(int(self._clock.now().timestamp() * 1000))

@@ -5,13 +5,11 @@ After that commit a request is never refused: what goes wrong later is an event 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
-from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -21,10 +19,12 @@ from llmchatbot.errors import (
     ChatArchived,
     ChatBusy,
     Draining,
+    FieldError,
     IdempotencyKeyReused,
     InvalidInput,
     NotContinuable,
     TooManyGenerations,
+    UnknownModel,
 )
 from llmchatbot.ids import new_id
 from llmchatbot.llm.gateway import ModelGateway
@@ -37,6 +37,7 @@ from llmchatbot.services.answers import AnswerMaker
 from llmchatbot.services.generations import GenerationService
 from llmchatbot.services.prompts import PromptBuilder
 from llmchatbot.services.titles import title_of
+from llmchatbot.services.turns import Turns
 from llmchatbot.streaming import payloads, wakeups
 from llmchatbot.streaming.wakeups import WakeUps
 
@@ -67,7 +68,10 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be written once nothing stands in the way. `content` is None when the question is there already."""
+    """What is to be written once nothing stands in the way. `content` is None when the question is there already.
+
+    `stands_in_for`: the model of the chat or of the answer before, when there is none of that name (any more).
+    """
 
     question: Question | None
     content: str | None
@@ -75,6 +79,7 @@ class _Plan(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     parameters: dict[str, Any]
     prefix: str = ""
+    stands_in_for: str = ""
 
 
 class _Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,12 +128,18 @@ class MessageService:
             if request.parent_id is not msgspec.UNSET and request.parent_id is not None:
                 parent = await messages.get_in_chat(transaction, principal.user_id, chat_id, request.parent_id)
                 if parent.role == "user":
-                    raise InvalidInput("'parent_id' must name an answer, not a question.")
-            model = self._gateway.resolve(request.model or chat.model_used).name
+                    sentence = "'parent_id' must name an answer, not a question."
+                    raise InvalidInput(sentence, errors=[FieldError("parent_id", "must name an answer")])
+            model = self._gateway.resolve(request.model or self._still_known(chat.model_used)).name
             parameters = {**chat.parameters, **request.parameters}
             self._prompts.require_fit(model, request.content, parameters)
             return _Plan(
-                question=None, content=request.content, parent_id=parent_id, model=model, parameters=parameters
+                question=None,
+                content=request.content,
+                parent_id=parent_id,
+                model=model,
+                parameters=parameters,
+                stands_in_for="" if request.model or chat.model_used in {"", model} else chat.model_used,
             )
 
         key = _Key(name=name, fingerprint=fingerprint, derived=request.derive_key)
@@ -155,11 +166,16 @@ class MessageService:
             if question_id is None or (go_on and not _continuable(message)):
                 raise NotContinuable
             question = await messages.get_question(transaction, principal.user_id, chat_id, question_id)
+            wished = message.model or chat.model_used
+            chosen = self._gateway.resolve(
+                model or self._still_known(wished) or self._still_known(chat.model_used)
+            ).name
             return _Plan(
                 question=question,
                 content=None,
                 parent_id=question.id,
-                model=self._gateway.resolve(model or message.model or chat.model_used).name,
+                model=chosen,
+                stands_in_for="" if model or wished in {"", chosen} else wished,
                 parameters=chat.parameters,
                 prefix=message.content if go_on else "",
             )
@@ -214,6 +230,10 @@ class MessageService:
         )
         return Sent(question=question, generation=new.generation, replayed=False)
 
+    def _still_known(self, model: str) -> str:
+        """Empty when there is no such model (any more): the next best is asked then. Only a wish of now is refused."""
+        return model if any(known.name == model for known in self._gateway.describe()) else ""
+
     async def _join(self, transaction: Connection, user_id: UUID, situation: Situation, key: _Key) -> Sent:
         """The same intent again. Raises IdempotencyKeyReused when something else is asked under its name."""
         if situation.known_fingerprint != key.fingerprint or situation.known_generation_id is None:
@@ -235,6 +255,8 @@ class MessageService:
         unnamed = plan.content is not None and chat.title_source == "default" and chat.last_sequence == 0
         title = title_of(plan.content or "") if unnamed else ""
         events = [_start(generation)]
+        if plan.stands_in_for:
+            events.append(_stand_in(plan))
         if plan.prefix:
             events.append(payloads.token(plan.prefix))
         feed = [_started(generation)]
@@ -253,19 +275,6 @@ class MessageService:
             events=events,
             feed=feed,
         )
-
-
-class Turns:
-    """One at a time per person, within this process. The database's locks are what holds between processes."""
-
-    def __init__(self) -> None:
-        self._locks: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
-
-    def of(self, user_id: UUID) -> asyncio.Lock:
-        lock = self._locks.get(user_id)
-        if lock is None:
-            lock = self._locks[user_id] = asyncio.Lock()
-        return lock
 
 
 def _new_generation(plan: _Plan, chat_id: UUID, user_id: UUID, node_id: UUID, *, derived_key: bool) -> Generation:
@@ -298,6 +307,15 @@ def _start(generation: Generation) -> str:
         user_message_id=generation.user_message_id,
         chat_id=generation.chat_id,
         model=generation.model,
+    )
+
+
+def _stand_in(plan: _Plan) -> str:
+    """Told, not refused: a client of the first backend names whatever it likes, and cannot choose another by GET."""
+    return payloads.notice(
+        "fallback",
+        f"There is no model '{plan.stands_in_for[:100]}' here; {plan.model} answers.",
+        {"from": plan.stands_in_for[:100], "to": plan.model, "reason": UnknownModel.code},
     )
 
 

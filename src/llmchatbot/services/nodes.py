@@ -29,6 +29,24 @@ _READ_LIMIT = 100_000
 _HAND_OVER_SECONDS = 5.0
 # An answer that was taken up so often ends whoever takes it up; it is not paid for once more.
 _MOST_EPOCHS = 20
+_LONGEST_REST = 60.0
+_MOST_TRIES = 1000
+
+
+class Tries:
+    """How often this node has taken each answer up, and until when it leaves it alone: 1, 2, 4 … 60 seconds."""
+
+    def __init__(self) -> None:
+        self._tries: dict[UUID, tuple[int, float]] = {}
+
+    def note(self, generation_id: UUID, now: float) -> None:
+        count, _ = self._tries.pop(generation_id, (0, 0.0))
+        self._tries[generation_id] = (count + 1, now + min(2.0**count, _LONGEST_REST))
+        if len(self._tries) > _MOST_TRIES:
+            del self._tries[next(iter(self._tries))]
+
+    def resting(self, now: float) -> list[UUID]:
+        return [generation_id for generation_id, (_, until) in self._tries.items() if now < until]
 
 
 class NodeService:
@@ -50,6 +68,7 @@ class NodeService:
         self._renewed = 0.0
         # Until then nobody is fenced.
         self._lenient_until = 0.0
+        self._tries = Tries()
         self.id: UUID = new_id()
         self.draining = False
 
@@ -99,7 +118,7 @@ class NodeService:
         if not self.draining:
             if now >= self._lenient_until:
                 await nodes.fence_expired(self._database)
-            await self._take_over()
+            await self._take_over(now)
 
     async def _begin_again(self) -> None:
         lost = self._maker.generation_ids
@@ -108,11 +127,13 @@ class NodeService:
         self.id = new_id()
         await self.register()
 
-    async def _take_over(self) -> None:
-        held = self._maker.generation_ids
+    async def _take_over(self, now: float) -> None:
+        # What dies again and again by a fault of ours, in its ending too, is not taken up each second for ever.
+        held = [*self._maker.generation_ids, *self._tries.resting(now)]
         for generation in await generations.claim_orphans(
             self._database, self.id, held, own_after=self._settings.lease, limit=_CLAIM_LIMIT
         ):
+            self._tries.note(generation.id, now)
             if self._maker.makes(generation.id):
                 # Ours under an older epoch: nodes are claimed from only after they were fenced, so this one is lost.
                 await self._maker.abandon([generation.id])

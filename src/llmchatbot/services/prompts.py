@@ -70,6 +70,8 @@ class PromptBuilder:
             "parameters": msgspec.to_builtins(request.parameters),
             "system_prompt": system_prompt,
             "prefix_characters": len(prefix),
+            # The one thing that a model may be sent and that stands in no message and no setting.
+            "instruction": _GO_ON if _told_in_words(model, prefix) else "",
         }
         if not await generations.begin(self._recorder, generation.id, generation.epoch, record):
             return None, []
@@ -107,6 +109,11 @@ def _role(role: str) -> Any:
     return role
 
 
+def _told_in_words(model: ModelInfo, prefix: str) -> bool:
+    """A person has asked (`continue`) a model that cannot go on from a text by itself."""
+    return bool(prefix) and not model.continues_prefix
+
+
 def _request(
     generation: Generation,
     model: ModelInfo,
@@ -115,8 +122,7 @@ def _request(
     system_prompt: str,
     prefix: str,
 ) -> GatewayRequest:
-    if prefix and not model.continues_prefix:
-        # Asked for by a person (`continue`): a model without prefixes is told in words.
+    if _told_in_words(model, prefix):
         chosen = (
             *chosen,
             PromptMessage(role="assistant", content=prefix),

@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 import httpx
 import pytest
+from estimates import accounting
 from litestar import Litestar, Request, Router
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
@@ -161,7 +162,8 @@ def chat_application(db: Database, principals: dict[str, Principal], wakeups: Lo
         HTTPException: handle_http_exception,
         Exception: handle_unexpected,
     }
-    chat_service, search_service = ChatService(database=db, wakeups=wakeups), SearchService(database=db)
+    chat_service = ChatService(database=db, wakeups=wakeups, accounting=accounting())
+    search_service = SearchService(database=db)
     return Litestar(
         route_handlers=[Router("/api/v1", route_handlers=[*chats.ROUTES, *messages_list.ROUTES, *search.ROUTES])],
         request_class=JsonRequest,

@@ -187,6 +187,16 @@ async def test_a_named_chat_keeps_its_name_and_others_get_one_later(ada: Person,
     assert [tuple(row) for row in sources] == [("named", "user"), ("New Chat", "default"), ("New Chat", "default")]
 
 
+async def test_a_chat_cannot_lose_its_name(ada: Person) -> None:
+    """A blank title would leave a row in every list that nobody can see or click."""
+    created = await ada.create("t")
+    for blank in ("", "  ", "\n\u3000"):
+        answer = await ada.client.put(f"{CHATS}/{created['id']}", json={"title": blank})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "title"), repr(blank)
+    answer = await ada.client.put(f"{CHATS}/{created['id']}", json={"title": " new "})
+    assert answer.json()["title"] == "new"
+
+
 async def test_a_change_that_says_nothing_changes_nothing(ada: Person) -> None:
     created = await ada.create("t")
     answer = await ada.client.put(f"{CHATS}/{created['id']}", json={})
