@@ -172,6 +172,7 @@ class Backend:
             self.database, self.gateway, self.wakeups, self.supervisor, enabled=settings.model.titles
         )
         self.maker.on_finished = self._on_finished
+        self.maker.on_lost = lambda generation: self.watchers.forget(generation.id)
         self.node.use(self.maker, self.followers)
         self.generation_service = GenerationService(
             database=self.database,

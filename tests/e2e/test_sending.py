@@ -236,6 +236,8 @@ async def test_fourth_active_answer_of_a_person_is_429_before_anything_is_stored
         headers=person.headers(),
     ) as response:
         assert response.status == 429
+        assert response.headers["RateLimit"].startswith('"answers";r=0')
+        assert "RateLimit-Policy" in response.headers
         assert int(response.headers["Retry-After"]) >= 1
     assert await person.messages(chat) == []
     for generation in running:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from litestar.types import ASGIApp, Message, Receive, Send
 
-from llmchatbot.errors import AppError, InternalError, InvalidInput
+from llmchatbot.errors import AppError, FieldError, InternalError, InvalidInput
 from llmchatbot.handlers.cors import CorsRules
 from llmchatbot.handlers.deadlines import DEADLINE, Deadline
 from llmchatbot.handlers.problems import plain_answer, plain_parts
@@ -38,6 +38,7 @@ _KEPT = ("type", "method", "path_template", "extensions", RAW_SEND, STREAM_APPLI
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 # Anybody can make up more of them, and each would be a figure of its own.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_ONE_HOST = InvalidInput("A request has one Host header.", errors=[FieldError("Host", "is sent exactly once")])
 _QUIET = frozenset({"/health", "/health/ready", "/metrics", "/assets/{path}"})
 
 
@@ -99,7 +100,7 @@ class Outermost:
 
         try:
             if hosts > 1 or (not hosts and scope["http_version"] == "1.1"):
-                await plain_answer(announce, InvalidInput("A request has one Host header."))
+                await plain_answer(announce, _ONE_HOST)
             elif scope["method"] == "OPTIONS" and self._cors is not None and self._cors.is_preflight(scope, origin):
                 await self._cors.answer_preflight(announce)
             else:

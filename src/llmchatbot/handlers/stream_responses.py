@@ -12,7 +12,7 @@ from litestar import Request, Response
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from llmchatbot.clock import Clock
-from llmchatbot.errors import AppError, InvalidInput, MalformedCursor, NotAcceptable
+from llmchatbot.errors import AppError, FieldError, InvalidInput, MalformedCursor, NotAcceptable
 from llmchatbot.handlers.outermost import OUTLET, RAW_SEND, STREAM_APPLICATION
 from llmchatbot.handlers.problems import handle_app_error
 from llmchatbot.models.generations import Cursor
@@ -152,7 +152,8 @@ def poll_seconds_of(wait: float | None) -> float | None:
     if wait is None:
         return None
     if not 0 <= wait <= _LONGEST_POLL:
-        raise InvalidInput(f"'wait' lies between 0 and {_LONGEST_POLL:.0f} seconds.")
+        range_ = f"lies between 0 and {_LONGEST_POLL:.0f} seconds"
+        raise InvalidInput(f"'wait' {range_}.", errors=[FieldError("wait", range_)])
     return wait
 
 

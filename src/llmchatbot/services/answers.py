@@ -41,6 +41,7 @@ from llmchatbot.tasks import Supervisor
 logger = logging.getLogger(__name__)
 
 _LONGEST_PAUSE = 1.0
+_LONGEST_PAUSE_AFTER_FAULT = 60.0
 _BEGIN_SECONDS = 60.0
 # Rows of one statement when a whole log is stored again.
 _REPLAY_ROWS = 5000
@@ -74,6 +75,7 @@ class AnswerMaker:
         # About to be committed, and started right after.
         self._reserved: set[UUID] = set()
         self.on_finished = on_finished
+        self.on_lost: Callable[[Generation], None] = lambda generation: None
         self.on_paced: Callable[[Pace], None] = lambda pace: None
         writer.on_lost = self._on_lost
 
@@ -304,7 +306,7 @@ class AnswerMaker:
             return
         ending = ending_of(job, failure, self._prompts)
         pace = pace_of(job, ending.status, ending.usage.output_tokens, asyncio.get_running_loop().time())
-        pause = 0.05
+        pause, longest = 0.05, _LONGEST_PAUSE
         while True:
             try:
                 outcome = await self._store.finish(ending)
@@ -313,10 +315,15 @@ class AnswerMaker:
                 await self._store_again(job.draft)
             except DatabaseUnavailable:
                 logger.info("the end of generation %s waits for the database", job.generation.id)
+            except Exception:
+                # The text exists whole nowhere else yet: a fault of ours must not make somebody else begin again.
+                logger.exception("the end of generation %s could not be stored; it is tried again", job.generation.id)
+                longest = _LONGEST_PAUSE_AFTER_FAULT
             await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            pause = min(pause * 2, longest)
         if outcome is Finish.LOST:
             job.draft.lost = True
+            self.on_lost(job.generation)
             return
         job.draft.tail.extend(ending.seq, [ending.payload])
         await self._wakeups.publish(wakeups.ENDED, str(job.generation.id))

@@ -247,7 +247,9 @@ class MessageService:
         limit = self._limits.active_generations
         if active >= limit:
             raise TooManyGenerations(
-                f"{limit} answers are being written for you already; wait for one to end or stop it.", retry_after=2
+                f"{limit} answers are being written for you already; wait for one to end or stop it.",
+                retry_after=2,
+                headers={"RateLimit-Policy": f'"answers";q={limit}', "RateLimit": '"answers";r=0;t=2'},
             )
 
     def _new(self, principal: Principal, chat: ChatHead, plan: _Plan, key: _Key) -> NewMessages:

@@ -1,4 +1,4 @@
-"""An answer whose question is stored begins as soon as the database can be read."""
+"""An answer whose question is stored begins as soon as the database can be read, and gets its end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, cast
 from uuid import UUID
+
+import pytest
 
 from llmchatbot.clock import SystemClock
 from llmchatbot.config import LimitSettings
@@ -68,14 +70,28 @@ class Gateway:
         yield [TextDelta("a"), Finished("stop")]
 
 
-async def test_answer_waits_for_a_database_that_went_away_right_after_its_question_was_stored() -> None:
-    """Found by the drill `database-kill`: such an answer ended as interrupted before it had begun."""
-    store, supervisor = Store(), Supervisor("test")
+class Refusing(Store):
+    """Has a fault of its own the first times that an answer ends."""
+
+    def __init__(self, faults: int) -> None:
+        super().__init__()
+        self.faults = faults
+
+    async def finish(self, ending: Ending) -> Finish:
+        if self.faults:
+            self.faults -= 1
+            raise ZeroDivisionError
+        return await super().finish(ending)
+
+
+async def answered(store: Store, *, failures: int = 0) -> Ending:
+    """Make one answer to its end."""
+    supervisor = Supervisor("test")
     writer = Writer(store, SystemClock(), node_id=new_id, round_seconds=0.001)
     supervisor.keep(writer.run, name="writer")
     maker = AnswerMaker(
         gateway=cast("ModelGateway", Gateway()),
-        prompts=cast("PromptBuilder", Prompts(failures=3)),
+        prompts=cast("PromptBuilder", Prompts(failures=failures)),
         store=store,
         writer=writer,
         tails=Tails(),
@@ -109,4 +125,18 @@ async def test_answer_waits_for_a_database_that_went_away_right_after_its_questi
     finally:
         await supervisor.close()
     assert store.ending is not None
-    assert (store.ending.status, store.ending.content) == (Status.COMPLETED, "a")
+    return store.ending
+
+
+async def test_answer_waits_for_a_database_that_went_away_right_after_its_question_was_stored() -> None:
+    """Found by the drill `database-kill`: such an answer ended as interrupted before it had begun."""
+    ending = await answered(Store(), failures=3)
+    assert (ending.status, ending.content) == (Status.COMPLETED, "a")
+
+
+async def test_end_that_a_fault_of_ours_refuses_is_tried_again_by_the_process_that_has_the_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ending = await answered(Refusing(faults=3))
+    assert (ending.status, ending.content) == (Status.COMPLETED, "a")
+    assert caplog.text.count("could not be stored; it is tried again") == 3
