@@ -213,6 +213,7 @@ function keyboard() {
   const keys = /** @type {[string[], string][]} */ ([
     [["Enter"], t("keySend")],
     [["Shift", "Enter"], t("keyNewline")],
+    [["↑"], t("keyEdit")],
     [["Esc"], t("keyStop")],
     [["/"], t("keySearch")],
     [["Alt", "N"], t("keyNew")],

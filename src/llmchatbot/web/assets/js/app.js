@@ -60,6 +60,8 @@ class App {
 
   connect() {
     this.composer.on("send", (text, model) => void this.send(text, model));
+    this.composer.on("editLast", () => this.thread.editLast());
+    this.thread.model = () => this.composer.model;
     this.composer.on("stop", () => void this.stop());
     this.thread.on("answering", (answering) => this.composer.setAnswering(answering));
     this.thread.on("trouble", (text) => toast(text));
@@ -152,6 +154,7 @@ class App {
     this.element.classList.toggle("fresh", !this.opened);
     this.actions.hidden = !chat;
     this.composer.element.hidden = archived;
+    this.thread.list.classList.toggle("locked", archived);
     this.archivedBar.hidden = !archived;
     if (chat && archived) {
       const restore = () => void this.sidebar.attempt(() => this.sidebar.setArchived(chat, false));

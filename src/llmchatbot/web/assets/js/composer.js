@@ -1,10 +1,10 @@
 /** Where a message is written. Drafts are kept per chat, in this browser. */
 
-import { h, icon, store as keep, stored } from "./dom.js";
+import { h, icon, store as keep, stored, touch } from "./dom.js";
 import { t } from "./i18n.js";
 import { Publisher } from "./store.js";
 
-const LIMIT = 32_000; // characters, the server's own limit
+export const LIMIT = 32_000; // characters, the server's own limit
 const WARN = 2_000; // from here on the rest is counted
 
 export class Composer extends Publisher {
@@ -23,7 +23,7 @@ export class Composer extends Publisher {
       "aria-describedby": "composer-note",
       placeholder: t("placeholder"),
       dir: "auto",
-      enterkeyhint: coarse() ? "enter" : "send",
+      enterkeyhint: touch() ? "enter" : "send",
       oninput: () => this.changed(),
       onkeydown: (/** @type {KeyboardEvent} */ event) => this.key(event),
     });
@@ -132,13 +132,17 @@ export class Composer extends Publisher {
     if (left < 0) return t("tooLong", { count: -left });
     if (left < WARN) return t("charactersLeft", { count: left });
     if (this.answering) return t("hintAnswering");
-    return coarse() ? "" : t("hint");
+    return touch() ? "" : t("hint");
   }
 
   /** @param {KeyboardEvent} event */
   key(event) {
+    if (event.key === "ArrowUp" && !this.field.value) {
+      event.preventDefault();
+      this.emit("editLast");
+    }
     if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
-    if (coarse() && !event.ctrlKey && !event.metaKey) return; // on a touch keyboard Enter is the only way to a new line
+    if (touch() && !event.ctrlKey && !event.metaKey) return;
     event.preventDefault();
     if (!this.answering) this.submit(event);
   }
@@ -164,9 +168,4 @@ export class Composer extends Publisher {
     this.alert.textContent = text;
     this.alert.hidden = !text;
   }
-}
-
-/** Only a finger to point with? */
-function coarse() {
-  return matchMedia("(pointer: coarse) and (hover: none)").matches;
 }

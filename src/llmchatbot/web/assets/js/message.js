@@ -1,8 +1,10 @@
 /** One message on screen. */
 
+import { LIMIT } from "./composer.js";
 import { h, icon, iconButton, replace } from "./dom.js";
 import { explainCode, t, when } from "./i18n.js";
 import { copied, MarkdownView } from "./markdown.js";
+import { editForm, Versions } from "./versions.js";
 
 /**
  * @typedef {object} Message
@@ -24,7 +26,14 @@ import { copied, MarkdownView } from "./markdown.js";
  * @property {"sending" | "again"} [pending] written here, not yet confirmed by the server
  */
 
-/** @typedef {{ retry: (m: Message) => void, resume: (m: Message) => void, details: (m: Message) => Promise<void> }} Actions */
+/**
+ * @typedef {object} Actions
+ * @property {(message: Message) => void} retry
+ * @property {(message: Message) => void} resume
+ * @property {(message: Message) => Promise<void>} details
+ * @property {(message: Message, step: -1 | 1) => void} turn to the version before or after
+ * @property {(message: Message, text: string) => void} edit ask this instead
+ */
 
 export class MessageView {
   /** @param {Message} message @param {Actions} actions */
@@ -34,6 +43,8 @@ export class MessageView {
     this.last = false;
     this.connection = "";
     this.footState = "";
+    this.form = /** @type {HTMLElement | null} */ (null);
+    this.versions = new Versions((step) => this.actions.turn(this.message, step));
     this.element = h(`article.message.${message.role}`, { dataset: { id: message.id } });
     if (message.role === "user") this.buildUser();
     else this.buildAnswer();
@@ -43,7 +54,9 @@ export class MessageView {
   buildUser() {
     this.text = h("div.bubble", { dir: "auto" });
     this.state = h("p.state", { hidden: true });
-    this.foot = h("div.foot", {}, this.copyButton(t("copyMessage")), this.timeTag());
+    const edit = iconButton("pencil", t("editMessage"), { onclick: () => this.edit() });
+    edit.classList.add("changes");
+    this.foot = h("div.foot", {}, this.versions.element, this.copyButton(t("copyMessage")), edit, this.timeTag());
     this.element.append(this.text, this.state, this.foot);
   }
 
@@ -58,6 +71,25 @@ export class MessageView {
     this.numbers = h("p.numbers", { hidden: true });
     this.foot = h("div.foot");
     this.element.append(this.notice, this.reasoning, this.text, this.state, this.foot, this.numbers);
+  }
+
+  /** Write the question anew. @param {string} [text] of an earlier try */
+  edit(text = this.message.content) {
+    if (this.message.pending || this.form) return;
+    const close = () => {
+      const focused = this.form?.contains(document.activeElement);
+      this.form?.remove();
+      this.form = null;
+      this.element.classList.remove("editing");
+      if (focused) this.foot.querySelector(".icon-pencil")?.closest("button")?.focus();
+    };
+    const send = (/** @type {string} */ next) => {
+      close();
+      this.actions.edit(this.message, next);
+    };
+    this.form = editForm(text, LIMIT, { send, cancel: close });
+    this.element.classList.add("editing");
+    this.text.after(this.form);
   }
 
   /** @param {string} label */
@@ -146,21 +178,25 @@ export class MessageView {
     if (!this.last) return [];
     const remedies = [];
     if (this.message.content) {
-      remedies.push(h("button.text-button", { type: "button", onclick: () => this.actions.resume(this.message) }, t("continue")));
+      remedies.push(h("button.text-button.changes.idle", { type: "button", onclick: () => this.actions.resume(this.message) }, t("continue")));
     }
-    remedies.push(h("button.text-button", { type: "button", onclick: () => this.actions.retry(this.message) }, t("retry")));
+    remedies.push(h("button.text-button.changes.idle", { type: "button", onclick: () => this.actions.retry(this.message) }, t("retry")));
     return remedies;
   }
 
   updateFoot() {
     const { status, model, content } = this.message;
     this.foot.hidden = status === "streaming";
-    if (this.footState === `${status} ${this.last} ${model} ${Boolean(content)}`) return; // keep focus where it is
-    this.footState = `${status} ${this.last} ${model} ${Boolean(content)}`;
+    const state = `${status} ${model} ${Boolean(content)}`;
+    if (this.footState === state) return; // keep focus where it is
+    this.footState = state;
+    const retry = iconButton("retry", t("retry"), { onclick: () => this.actions.retry(this.message) });
+    retry.classList.add("changes", "idle");
     replace(
       this.foot,
+      this.versions.element,
       content && this.copyButton(t("copyAnswer")),
-      this.last && iconButton("retry", t("retry"), { onclick: () => this.actions.retry(this.message) }),
+      retry,
       iconButton("info", t("details"), { "aria-expanded": "false", onclick: (/** @type {Event} */ event) => this.toggleNumbers(event) }),
       model && h("span.model-name", {}, model),
       this.timeTag(),
