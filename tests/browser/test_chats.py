@@ -58,6 +58,7 @@ async def test_archive_hides_and_restore_brings_back(ada: Somebody) -> None:
     await expect(page.get_by_text("This chat is in the archive.")).to_be_visible()
     await expect(composer(page)).to_be_hidden()
     await page.locator(".side-foot").get_by_role("button", name="Archive").click()
+    await expect(page.get_by_role("heading", name="Archived chats")).to_be_visible()
     await expect(row(page, "Tides")).to_be_visible()
     await page.locator(".archived-bar").get_by_role("button", name="Restore").click()
     await expect(composer(page)).to_be_visible()
@@ -93,6 +94,16 @@ async def test_search_marks_hits_and_leads_to_the_message(ada: Somebody) -> None
     await page.locator(".result", has=page.locator(".result-text")).first.click()
     await expect(page.locator("article.found, article.assistant").first).to_be_visible()
     await expect(answers(page)).to_contain_text("In warm valleys")
+
+
+async def test_hit_is_read_without_the_signs_of_markdown(ada: Somebody) -> None:
+    page = await ada.arrive()
+    await ask(page, "[[rate=0 text='## Fruit\n\n| **persimmon** | `sweet` |\n| --- | ---: |\n| yes | 1 |']]")
+    await answered(page)
+    await page.get_by_role("searchbox").fill("persimmon")
+    hit = page.locator(".result-text", has_not_text="rate=0")
+    await expect(hit.locator("mark")).to_have_text("persimmon")
+    assert (await hit.inner_text()).split() == ["Fruit", "persimmon", "sweet", "yes", "1"]
 
 
 async def test_chat_of_ten_thousand_messages_stays_smooth(ada: Somebody, sql: asyncpg.Connection[Any]) -> None:

@@ -44,15 +44,16 @@ export class Composer extends Publisher {
   /** @param {string} chatId empty for a chat that does not exist yet @param {string} model */
   open(chatId, model) {
     this.chatId = chatId;
-    this.field.value = stored(this.draftName, () => "");
+    this.field.value = stored(this.draftName(chatId), () => "");
     this.say("");
     this.fillModels(model);
     this.grow();
     this.paint();
   }
 
-  get draftName() {
-    return `draft:${this.store.user?.id ?? ""}:${this.chatId || "new"}`;
+  /** @param {string} chatId */
+  draftName(chatId) {
+    return `draft:${this.store.user?.id ?? ""}:${chatId || "new"}`;
   }
 
   /** @param {string} chosen */
@@ -84,9 +85,9 @@ export class Composer extends Publisher {
     this.field.focus({ preventScroll: true });
   }
 
-  /** @param {string} text */
-  keepDraft(text) {
-    keep(this.draftName, text || null);
+  /** @param {string} text @param {string} [chatId] */
+  keepDraft(text, chatId = this.chatId) {
+    keep(this.draftName(chatId), text || null);
   }
 
   changed() {

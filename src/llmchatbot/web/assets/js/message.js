@@ -2,9 +2,12 @@
 
 import { LIMIT } from "./composer.js";
 import { h, icon, iconButton, replace } from "./dom.js";
-import { explainCode, t, when } from "./i18n.js";
+import { explainCode, moment, t, when } from "./i18n.js";
 import { copied, MarkdownView } from "./markdown.js";
 import { editForm, Versions } from "./versions.js";
+
+const LONG_TEXT = 1_800; // characters of a question that are shown at once
+const LONG_LINES = 20;
 
 /**
  * @typedef {object} Message
@@ -57,7 +60,19 @@ export class MessageView {
     const edit = iconButton("pencil", t("editMessage"), { onclick: () => this.edit() });
     edit.classList.add("changes");
     this.foot = h("div.foot", {}, this.versions.element, this.copyButton(t("copyMessage")), edit, this.timeTag());
-    this.element.append(this.text, this.state, this.foot);
+    this.unfold = h("button.text-button.unfold", { type: "button", hidden: true, onclick: () => this.fold(!this.element.classList.contains("folded")) });
+    this.element.append(this.text, this.unfold, this.state, this.foot);
+    this.fold(true);
+  }
+
+  /** A whole file pasted into a question must not bury the talk. @param {boolean} folded */
+  fold(folded) {
+    const { content } = this.message;
+    const long = content.length > LONG_TEXT || content.split("\n", LONG_LINES + 1).length > LONG_LINES;
+    this.element.classList.toggle("folded", long && folded);
+    this.unfold.hidden = !long;
+    this.unfold.textContent = t(folded ? "showAll" : "showLess");
+    this.unfold.setAttribute("aria-expanded", String(!folded));
   }
 
   buildAnswer() {
@@ -100,7 +115,14 @@ export class MessageView {
   }
 
   timeTag() {
-    return h("time", { datetime: this.message.created_at }, when(this.message.created_at));
+    const { created_at: iso } = this.message;
+    return h("time", { datetime: iso, title: moment(iso) }, when(iso));
+  }
+
+  /** Another day has begun: what was "14:03" is yesterday's now. */
+  showTime() {
+    const time = this.foot.querySelector("time");
+    if (time) time.textContent = when(this.message.created_at);
   }
 
   /** Show the message as it is now. @param {Message} message */
@@ -217,7 +239,7 @@ export class MessageView {
     const { tokens, usage = {} } = this.message;
     const parts = [t("tokens", { count: usage.output_tokens ?? tokens })];
     if (usage.speed) parts.push(t("speed", { count: usage.speed }));
-    if (usage.seconds) parts.push(t("seconds", { count: usage.seconds }));
+    if (usage.seconds >= 0.1) parts.push(t("seconds", { count: usage.seconds }));
     if (usage.input_tokens) parts.push(t("promptTokens", { count: usage.input_tokens }));
     this.numbers.textContent = parts.join(" · ");
   }
