@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 from browsing import PASSWORD, NewPerson, Somebody, answered, answers, ask, composer
@@ -64,6 +65,28 @@ async def test_archive_hides_and_restore_brings_back(ada: Somebody) -> None:
     await expect(composer(page)).to_be_visible()
     await page.get_by_role("button", name="Back to the chats").click()
     await expect(row(page, "Tides")).to_be_visible()
+
+
+async def test_field_is_whole_again_after_a_chat_that_has_none(ada: Somebody) -> None:
+    page = await ada.arrive()
+    whole = await composer(page).bounding_box()
+    await ask(page, "Tides [[rate=0 tokens=3]]")
+    await answered(page)
+    await choose(page, "Tides", "Archive")
+    await expect(composer(page)).to_be_hidden()
+    await page.get_by_role("link", name="New chat").click()
+    await expect(composer(page)).to_be_visible()
+    now = await composer(page).bounding_box()
+    assert whole is not None
+    assert now is not None
+    assert now["height"] == whole["height"]
+    await page.goto(f"{ada.base}/#/c/{UUID(int=0)}")
+    await expect(page.get_by_text("This chat does not exist (any more).")).to_be_visible()
+    await page.get_by_role("link", name="Start a new chat").click()
+    now = await composer(page).bounding_box()
+    assert now is not None
+    assert now["height"] == whole["height"]
+    ada.forgive_failed_requests()
 
 
 async def test_list_scrolls_without_end(ada: Somebody) -> None:

@@ -336,6 +336,20 @@ async def test_event_parser_reads_what_the_standard_says(ada: Somebody) -> None:
         assert retries == [250]
 
 
+async def test_phone_is_told_of_no_keys_and_enter_breaks_the_line(new_person: NewPerson) -> None:
+    person = await new_person(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    page = await person.arrive()
+    await composer(page).fill("[[rate=30 tokens=100]]")
+    await page.keyboard.press("Enter")
+    await expect(composer(page)).to_have_value("[[rate=30 tokens=100]]\n")
+    await expect(page.locator(".composer-note")).to_be_hidden()
+    await page.get_by_role("button", name="Send").tap()
+    await expect(answers(page)).to_contain_text("w3")
+    await expect(page.locator(".composer-note")).to_be_hidden()
+    await page.get_by_role("button", name="Stop the answer").tap()
+    await answered(page)
+
+
 async def test_text_can_be_twice_as_large(new_person: NewPerson) -> None:
     """WCAG 1.4.4: at 200 % nothing is cut off and everything can still be reached."""
     person = await new_person(viewport={"width": 640, "height": 500}, device_scale_factor=2)

@@ -229,8 +229,9 @@ async def test_failure_is_told_in_words_and_can_be_tried_again(ada: Somebody) ->
 async def test_answer_that_broke_off_keeps_its_text_and_offers_continue(ada: Somebody) -> None:
     page = await ada.arrive()
     await ask(page, "[[rate=100 tokens=40 fault=cut@10]]")
-    await expect(page.get_by_text("The text is kept.")).to_be_visible()
     await expect(page.get_by_role("button", name="Continue")).to_be_visible()
+    await expect(answers(page).locator(".state > span")).to_have_text("The answer broke off here. The text is kept.")
+    await expect(page.get_by_role("button", name="Try again")).to_have_count(1)  # said once, not by an icon too
     assert (await copied(page)).startswith("w0 ")
 
 

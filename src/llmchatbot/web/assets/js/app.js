@@ -159,6 +159,7 @@ class App {
     this.element.classList.toggle("fresh", !this.opened);
     this.actions.hidden = !chat;
     this.composer.element.hidden = archived;
+    this.composer.grow();
     this.thread.list.classList.toggle("locked", archived);
     this.archivedBar.hidden = !archived;
     if (chat && archived) {

@@ -39,6 +39,7 @@ export class Composer extends Publisher {
     const box = h("div.composer-box", { onclick: (/** @type {Event} */ event) => event.target === box && this.focus() }, this.field, bar);
     this.element = h("form.composer", { onsubmit: (/** @type {Event} */ event) => this.submit(event) }, this.alert, box, this.note);
     this.paint();
+    addEventListener("resize", () => this.grow());
   }
 
   /** @param {string} chatId empty for a chat that does not exist yet @param {string} model */
@@ -97,9 +98,11 @@ export class Composer extends Publisher {
     this.paint();
   }
 
+  /** As high as its text; CSSOM is what the page's policy allows. */
   grow() {
-    this.field.style.height = "auto"; // CSSOM, which the page's policy allows
-    this.field.style.height = `${this.field.scrollHeight}px`;
+    this.field.style.height = "auto";
+    const { scrollHeight } = this.field;
+    if (scrollHeight) this.field.style.height = `${scrollHeight}px`; // 0: not on screen, an archived chat has no field
   }
 
   /** @param {boolean} answering */
@@ -132,8 +135,8 @@ export class Composer extends Publisher {
   noteText(left) {
     if (left < 0) return t("tooLong", { count: -left });
     if (left < WARN) return t("charactersLeft", { count: left });
-    if (this.answering) return t("hintAnswering");
-    return touch() ? "" : t("hint");
+    if (touch()) return "";
+    return t(this.answering ? "hintAnswering" : "hint");
   }
 
   /** @param {KeyboardEvent} event */

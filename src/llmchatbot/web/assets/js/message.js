@@ -190,9 +190,10 @@ export class MessageView {
 
   ending() {
     const { status, content, error } = this.message;
-    if (error) return h("span", {}, content ? `${explainCode(error.code, error.text)} ${t("interrupted")}` : explainCode(error.code, error.text));
+    if (content && (!error || error.code === "model_interrupted") && status === "interrupted") return h("span", {}, t("interrupted"));
+    if (error) return h("span", {}, `${explainCode(error.code, error.text)} ${content ? t("kept") : ""}`);
     if (status === "stopped") return h("span", {}, content ? t("stopped") : t("stoppedEmpty"));
-    return h("span", {}, status === "interrupted" && content ? t("interrupted") : t("failed"));
+    return h("span", {}, content ? t("interrupted") : t("failed"));
   }
 
   /** @returns {HTMLElement[]} */
@@ -209,7 +210,8 @@ export class MessageView {
   updateFoot() {
     const { status, model, content } = this.message;
     this.foot.hidden = status === "streaming";
-    const state = `${status} ${model} ${Boolean(content)}`;
+    const offered = this.last && status !== "completed"; // in words already, right above
+    const state = `${status} ${model} ${Boolean(content)} ${offered}`;
     if (this.footState === state) return; // keep focus where it is
     this.footState = state;
     const retry = iconButton("retry", t("retry"), { onclick: () => this.actions.retry(this.message) });
@@ -218,7 +220,7 @@ export class MessageView {
       this.foot,
       this.versions.element,
       content && this.copyButton(t("copyAnswer")),
-      retry,
+      !offered && retry,
       iconButton("info", t("details"), { "aria-expanded": "false", onclick: (/** @type {Event} */ event) => this.toggleNumbers(event) }),
       model && h("span.model-name", {}, model),
       this.timeTag(),

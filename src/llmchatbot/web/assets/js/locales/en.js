@@ -112,6 +112,7 @@ export default {
   stopped: "Stopped. The text up to here is kept.",
   stoppedEmpty: "Stopped before the first word.",
   interrupted: "The answer broke off here. The text is kept.",
+  kept: "The text up to here is kept.",
   failed: "There is no answer.",
   lost: "This answer is not available any more.",
   continue: "Continue",
