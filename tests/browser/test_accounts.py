@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 
-from browsing import PASSWORD, NewPerson, Somebody, answered, ask, chat_of, composer
+from browsing import PASSWORD, NewPerson, Somebody, answered, answers, ask, chat_of, composer, copied
 from nodes import Node
 from playwright.async_api import Page, Request, expect
 
@@ -161,6 +161,42 @@ async def test_device_ended_elsewhere_shows_the_log_in_page(ada: Somebody, new_p
     await expect(here.get_by_text("The device is logged out.")).to_be_visible()
     await expect(there.get_by_text("You were logged out on this device.")).to_be_visible(timeout=15_000)
     elsewhere.forgive_failed_requests()
+
+
+async def test_device_ended_in_mid_answer_takes_up_answer_and_draft_after_the_next_log_in(ada: Somebody) -> None:
+    page = await ada.arrive()
+    await ask(page, "[[rate=25 tokens=200]]")
+    await expect(answers(page)).to_contain_text("w5")
+    await composer(page).fill("half a thought")
+    api = await ada.api()
+    for session in await api.get("/users/me/sessions"):
+        if not session["is_current"]:
+            (await api.client.delete(f"/users/me/sessions/{session['id']}")).raise_for_status()
+    await expect(page.get_by_text("You were logged out on this device.")).to_be_visible(timeout=15_000)
+    assert "w5" not in await page.locator("body").inner_text()
+    await log_in(page, ada)
+    await expect(page.locator("article.live")).to_contain_text("w5")
+    await expect(composer(page)).to_have_value("half a thought")
+    await answered(page)
+    assert (await api.messages(chat_of(page)))[-1]["content"] == await copied(page)
+    await api.close()
+    ada.forgive_failed_requests()
+
+
+async def test_token_that_ends_in_mid_answer_is_not_noticed(
+    start_server: Callable[..., Awaitable[Node]], new_person: NewPerson
+) -> None:
+    server = await start_server(JWT_ACCESS_TOKEN_EXPIRY="3s")
+    person = await new_person(server.base)
+    page = await person.arrive()
+    streams: list[int] = []
+    page.on("response", lambda response: streams.append(response.status) if response.url.endswith("/stream") else None)
+    await ask(page, "[[rate=20 tokens=160]]")  # some eight seconds
+    await answered(page)
+    assert streams == [200]
+    api = await person.api()
+    assert (await api.messages(chat_of(page)))[-1]["content"] == await copied(page)
+    await api.close()
 
 
 async def test_password_change_needs_the_old_one_and_ends_other_devices(ada: Somebody, new_person: NewPerson) -> None:
