@@ -191,7 +191,7 @@ async def test_special_states(new_person: NewPerson, sql: asyncpg.Connection[Any
     await answered(page)
     await answers(page).last.get_by_role("button", name="Details").click()
     await take(page, "stopped")
-    await page.get_by_role("button", name="Try again").click()
+    await answers(page).last.get_by_role("button", name="Try again").click()
     await answered(page)
     await expect(page.locator(".versions:not([hidden])")).to_have_text("2 / 2")
     await composer(page).press("ArrowUp")

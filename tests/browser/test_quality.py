@@ -51,6 +51,13 @@ async def test_axe_finds_nothing_serious(new_person: NewPerson, width: int, sche
     await answered(page)
     await answers(page).last.get_by_role("button", name="Details").click()
     await require_accessible(page, "stopped answer")
+    await composer(page).press("ArrowUp")
+    await require_accessible(page, "question being edited")
+    await page.get_by_role("textbox", name="Edit the question").fill("[[rate=0 tokens=3]]")
+    await page.get_by_role("button", name="Send").first.click()
+    await expect(page.locator(".versions:not([hidden])")).to_have_text("2 / 2")
+    await answered(page)
+    await require_accessible(page, "versions")
     await show_markdown(page, RICH)
     await require_accessible(page, "Markdown")
     if width < 600:
