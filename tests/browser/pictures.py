@@ -22,6 +22,7 @@ PUBLISHED = {
     "chat-2560-light",
     "chat-360-dark",
     "chat-360-light",
+    "editing",
     "list-360-dark",
     "login-1280-light",
     "new-1280-light",
@@ -190,6 +191,12 @@ async def test_special_states(new_person: NewPerson, sql: asyncpg.Connection[Any
     await answered(page)
     await answers(page).last.get_by_role("button", name="Details").click()
     await take(page, "stopped")
+    await answers(page).last.get_by_role("button", name="Try again").click()
+    await answered(page)
+    await expect(page.locator(".versions:not([hidden])")).to_have_text("2 / 2")
+    await composer(page).press("ArrowUp")
+    await take(page, "editing")
+    await page.keyboard.press("Escape")
     await page.evaluate("localStorage.setItem('language', 'ru')")
     await page.goto(person.base)
     await page.reload()

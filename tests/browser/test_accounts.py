@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 
-from browsing import PASSWORD, NewPerson, Somebody, answered, ask, chat_of, composer
+from browsing import PASSWORD, NewPerson, Somebody, answered, answers, ask, chat_of, composer, copied
 from nodes import Node
 from playwright.async_api import Page, Request, expect
 
@@ -48,6 +49,20 @@ async def test_taken_address_and_common_password_are_pointed_out(ada: Somebody, 
     await page.get_by_role("button", name="Create account").click()
     await expect(page.get_by_label("Password", exact=True)).to_have_attribute("aria-invalid", "true")
     other.forgive_failed_requests()
+
+
+async def test_refused_fields_are_explained_in_the_language_of_the_person(new_person: NewPerson) -> None:
+    person = await new_person(locale="ru-RU")
+    page = await person.page()
+    await page.get_by_role("button", name="Создать аккаунт").click()
+    await page.get_by_label("Имя").fill("Ян Иванов")
+    await page.get_by_label("Эл. почта").fill(person.email)
+    await page.get_by_label("Пароль", exact=True).fill("password1")
+    await page.get_by_role("button", name="Создать аккаунт").click()
+    await expect(page.get_by_label("Пароль", exact=True)).to_have_attribute("aria-invalid", "true")
+    for note in (page.locator("#password-note"), page.get_by_role("alert")):
+        assert not re.search("[A-Za-z]", await note.inner_text())
+    person.forgive_failed_requests()
 
 
 async def test_guest_talks_and_keeps_the_account(ada: Somebody) -> None:
@@ -148,6 +163,42 @@ async def test_device_ended_elsewhere_shows_the_log_in_page(ada: Somebody, new_p
     elsewhere.forgive_failed_requests()
 
 
+async def test_device_ended_in_mid_answer_takes_up_answer_and_draft_after_the_next_log_in(ada: Somebody) -> None:
+    page = await ada.arrive()
+    await ask(page, "[[rate=25 tokens=200]]")
+    await expect(answers(page)).to_contain_text("w5")
+    await composer(page).fill("half a thought")
+    api = await ada.api()
+    for session in await api.get("/users/me/sessions"):
+        if not session["is_current"]:
+            (await api.client.delete(f"/users/me/sessions/{session['id']}")).raise_for_status()
+    await expect(page.get_by_text("You were logged out on this device.")).to_be_visible(timeout=15_000)
+    assert "w5" not in await page.locator("body").inner_text()
+    await log_in(page, ada)
+    await expect(page.locator("article.live")).to_contain_text("w5")
+    await expect(composer(page)).to_have_value("half a thought")
+    await answered(page)
+    assert (await api.messages(chat_of(page)))[-1]["content"] == await copied(page)
+    await api.close()
+    ada.forgive_failed_requests()
+
+
+async def test_token_that_ends_in_mid_answer_is_not_noticed(
+    start_server: Callable[..., Awaitable[Node]], new_person: NewPerson
+) -> None:
+    server = await start_server(JWT_ACCESS_TOKEN_EXPIRY="3s")
+    person = await new_person(server.base)
+    page = await person.arrive()
+    streams: list[int] = []
+    page.on("response", lambda response: streams.append(response.status) if response.url.endswith("/stream") else None)
+    await ask(page, "[[rate=20 tokens=160]]")  # some eight seconds
+    await answered(page)
+    assert streams == [200]
+    api = await person.api()
+    assert (await api.messages(chat_of(page)))[-1]["content"] == await copied(page)
+    await api.close()
+
+
 async def test_password_change_needs_the_old_one_and_ends_other_devices(ada: Somebody, new_person: NewPerson) -> None:
     here = await ada.arrive()
     elsewhere = await new_person()
@@ -177,6 +228,33 @@ async def test_profile_name_can_be_changed(ada: Somebody) -> None:
     await expect(page.get_by_text("Your name is saved.")).to_be_visible()
     await page.keyboard.press("Escape")
     await expect(page.get_by_role("button", name="Account: Ada King")).to_be_visible()
+
+
+async def test_note_over_an_open_dialog_is_seen_and_heard(ada: Somebody) -> None:
+    """What lies outside a modal dialog is inert: nobody could press it, and no screen reader says it."""
+    page = await ada.arrive()
+    await open_settings(page, "Profile")
+    await page.get_by_role("button", name="Save").click()
+    note = page.get_by_role("status").filter(has_text="Your name is saved.")
+    await expect(note).to_be_visible()
+    on_top = (
+        "e => { const r = e.getBoundingClientRect(); return e.contains(document.elementFromPoint(r.x + 5, r.y + 5)); }"
+    )
+    assert await page.locator(".toast").evaluate(on_top)
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    await expect(note).to_be_visible()
+
+
+async def test_log_out_is_in_reach_on_a_phone(new_person: NewPerson) -> None:
+    person = await new_person(viewport={"width": 360, "height": 640})
+    page = await person.arrive()
+    await page.get_by_role("button", name="Show the list of chats").click()
+    await open_settings(page, "Devices")
+    below = page.get_by_role("button", name="Log out", exact=True)
+    await expect(below).to_be_in_viewport()
+    await below.click()
+    await expect(page.get_by_text("You are logged out.")).to_be_visible()
 
 
 async def test_russian_and_dark_are_kept(ada: Somebody) -> None:

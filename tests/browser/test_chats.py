@@ -7,6 +7,7 @@ from uuid import UUID
 
 import asyncpg
 from browsing import PASSWORD, NewPerson, Somebody, answered, answers, ask, composer
+from long_chats import insert_chat
 from playwright.async_api import Locator, Page, expect
 
 
@@ -58,11 +59,34 @@ async def test_archive_hides_and_restore_brings_back(ada: Somebody) -> None:
     await expect(page.get_by_text("This chat is in the archive.")).to_be_visible()
     await expect(composer(page)).to_be_hidden()
     await page.locator(".side-foot").get_by_role("button", name="Archive").click()
+    await expect(page.get_by_role("heading", name="Archived chats")).to_be_visible()
     await expect(row(page, "Tides")).to_be_visible()
     await page.locator(".archived-bar").get_by_role("button", name="Restore").click()
     await expect(composer(page)).to_be_visible()
     await page.get_by_role("button", name="Back to the chats").click()
     await expect(row(page, "Tides")).to_be_visible()
+
+
+async def test_field_is_whole_again_after_a_chat_that_has_none(ada: Somebody) -> None:
+    page = await ada.arrive()
+    whole = await composer(page).bounding_box()
+    await ask(page, "Tides [[rate=0 tokens=3]]")
+    await answered(page)
+    await choose(page, "Tides", "Archive")
+    await expect(composer(page)).to_be_hidden()
+    await page.get_by_role("link", name="New chat").click()
+    await expect(composer(page)).to_be_visible()
+    now = await composer(page).bounding_box()
+    assert whole is not None
+    assert now is not None
+    assert now["height"] == whole["height"]
+    await page.goto(f"{ada.base}/#/c/{UUID(int=0)}")
+    await expect(page.get_by_text("This chat does not exist (any more).")).to_be_visible()
+    await page.get_by_role("link", name="Start a new chat").click()
+    now = await composer(page).bounding_box()
+    assert now is not None
+    assert now["height"] == whole["height"]
+    ada.forgive_failed_requests()
 
 
 async def test_list_scrolls_without_end(ada: Somebody) -> None:
@@ -95,36 +119,14 @@ async def test_search_marks_hits_and_leads_to_the_message(ada: Somebody) -> None
     await expect(answers(page)).to_contain_text("In warm valleys")
 
 
-async def insert_chat(sql: asyncpg.Connection[Any], user: str, title: str, count: int) -> UUID:
-    """A chat of `count` messages in one statement each; a model would need hours."""
-    chat: UUID = await sql.fetchval(
-        "INSERT INTO chats (id, user_id, title, title_source, model_used, last_sequence, message_count) "
-        "VALUES (gen_random_uuid(), $1, $2, 'user', 'scripted', $3, $3) RETURNING id",
-        UUID(user),
-        title,
-        count,
-    )
-    await sql.execute("ALTER TABLE messages DISABLE TRIGGER messages_run_start")
-    await sql.execute(
-        """
-        WITH ids AS (SELECT n, gen_random_uuid() AS id FROM generate_series(1, $3::int) AS n)
-        INSERT INTO messages (id, chat_id, user_id, parent_id, sequence_number, role, content, model, run_start)
-        SELECT ids.id, $1, $2, before.id, ids.n, CASE WHEN ids.n % 2 = 1 THEN 'user' ELSE 'assistant' END,
-               'Message number ' || ids.n || E'. It has a list:\n\n- one\n- **two**\n\n```python\nprint(1)\n```',
-               'scripted', 1
-        FROM ids LEFT JOIN ids AS before ON before.n = ids.n - 1
-        """,
-        chat,
-        UUID(user),
-        count,
-    )
-    await sql.execute("ALTER TABLE messages ENABLE TRIGGER messages_run_start")
-    await sql.execute(
-        "UPDATE chats SET leaf_id = (SELECT id FROM messages WHERE chat_id = $1 ORDER BY sequence_number DESC LIMIT 1) "
-        "WHERE id = $1",
-        chat,
-    )
-    return chat
+async def test_hit_is_read_without_the_signs_of_markdown(ada: Somebody) -> None:
+    page = await ada.arrive()
+    await ask(page, "[[rate=0 text='## Fruit\n\n| **persimmon** | `sweet` |\n| --- | ---: |\n| yes | 1 |']]")
+    await answered(page)
+    await page.get_by_role("searchbox").fill("persimmon")
+    hit = page.locator(".result-text", has_not_text="rate=0")
+    await expect(hit.locator("mark")).to_have_text("persimmon")
+    assert (await hit.inner_text()).split() == ["Fruit", "persimmon", "sweet", "yes", "1"]
 
 
 async def test_chat_of_ten_thousand_messages_stays_smooth(ada: Somebody, sql: asyncpg.Connection[Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from playwright.async_api import Page, expect
 
 from llmchatbot.handlers.pages import CONTENT_TYPES, FOLDER
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 AXE = Path(__file__).parent / "vendor/axe.min.js"
 BUDGET = 150_000  # bytes over the wire, compressed
 TEXT = "Say something. [[rate=0 text='Tides follow the moon. Twice a day the sea comes, twice it goes.']]"
@@ -49,6 +51,13 @@ async def test_axe_finds_nothing_serious(new_person: NewPerson, width: int, sche
     await answered(page)
     await answers(page).last.get_by_role("button", name="Details").click()
     await require_accessible(page, "stopped answer")
+    await composer(page).press("ArrowUp")
+    await require_accessible(page, "question being edited")
+    await page.get_by_role("textbox", name="Edit the question").fill("[[rate=0 tokens=3]]")
+    await page.get_by_role("button", name="Send").first.click()
+    await expect(page.locator(".versions:not([hidden])")).to_have_text("2 / 2")
+    await answered(page)
+    await require_accessible(page, "versions")
     await show_markdown(page, RICH)
     await require_accessible(page, "Markdown")
     if width < 600:
@@ -251,6 +260,60 @@ async def test_both_languages_have_the_same_words(ada: Somebody) -> None:
     assert used <= {entry.partition(":")[0] for entry in english}
 
 
+NEVER_MET = {
+    "invalid_refresh_token",
+    "invalid_token",
+    "malformed_body",
+    "malformed_cursor",
+    "method_not_allowed",
+    "not_acceptable",
+    "token_in_url",
+    "unauthenticated",
+    "unsupported_media_type",
+}
+
+
+async def test_every_refusal_has_words_in_both_languages(ada: Somebody) -> None:
+    """Else a person reads a sentence that was written for programs, in English whatever her language is."""
+    page = await ada.page()
+    codes = set(re.findall(r'<a id="(\w+)">', (DOCS / "errors.md").read_text(encoding="utf-8")))
+    assert len(codes) > 30
+    for language in ("en", "ru"):
+        script = f"async () => Object.keys((await import('/assets/js/locales/{language}.js')).default.errors)"
+        assert codes - NEVER_MET - set(await page.evaluate(script)) == set()
+
+
+async def test_suggestions_are_in_the_language_of_the_person(ada: Somebody) -> None:
+    page = await ada.page()
+    words = await page.evaluate("async () => (await import('/assets/js/locales/ru.js')).default")
+    for idea in [*words["ideas"], *words["guideIdeas"]]:
+        assert re.search("[а-я]", idea)
+
+
+async def test_code_of_many_screens_can_be_copied_from_its_middle(ada: Somebody) -> None:
+    page = await ada.arrive()
+    await ask(page, TEXT)
+    await answered(page)
+    await show_markdown(page, "```python\n" + "print(1)\n" * 200 + "```")
+    await page.locator(".thread").evaluate("element => element.scrollTo(0, element.scrollHeight / 2)")
+    await expect(page.get_by_role("button", name="Copy the code")).to_be_in_viewport()
+
+
+async def test_what_was_today_is_yesterday_after_midnight(ada: Somebody) -> None:
+    page = await ada.arrive()
+    await ask(page, TEXT)
+    await answered(page)
+    await expect(page.locator(".list-heading")).to_have_text("Today")
+    now = datetime.now(UTC)
+    await page.clock.install(time=now)
+    await page.reload()
+    await expect(page.locator(".list-heading")).to_have_text("Today")
+    await page.clock.fast_forward(24 * 3600 * 1000)
+    await expect(page.locator(".list-heading")).to_have_text("Yesterday")
+    await expect(answers(page).locator("time")).to_contain_text("Yesterday, ")
+    await expect(answers(page).locator("time")).to_have_attribute("title", re.compile(str(now.year)))
+
+
 async def test_event_parser_reads_what_the_standard_says(ada: Somebody) -> None:
     """Byte by byte and whole: line ends, comments, a BOM, several data lines, half characters, an unfinished event."""
     page = await ada.page()
@@ -278,6 +341,20 @@ async def test_event_parser_reads_what_the_standard_says(ada: Somebody) -> None:
         )
         assert events == expected
         assert retries == [250]
+
+
+async def test_phone_is_told_of_no_keys_and_enter_breaks_the_line(new_person: NewPerson) -> None:
+    person = await new_person(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    page = await person.arrive()
+    await composer(page).fill("[[rate=30 tokens=100]]")
+    await page.keyboard.press("Enter")
+    await expect(composer(page)).to_have_value("[[rate=30 tokens=100]]\n")
+    await expect(page.locator(".composer-note")).to_be_hidden()
+    await page.get_by_role("button", name="Send").tap()
+    await expect(answers(page)).to_contain_text("w3")
+    await expect(page.locator(".composer-note")).to_be_hidden()
+    await page.get_by_role("button", name="Stop the answer").tap()
+    await answered(page)
 
 
 async def test_text_can_be_twice_as_large(new_person: NewPerson) -> None:

@@ -154,6 +154,48 @@ async def test_message_whose_receipt_was_lost_is_sent_once(ada: Somebody) -> Non
     ada.forgive_failed_requests()
 
 
+async def test_message_on_its_way_does_not_hold_up_another_chat(ada: Somebody) -> None:
+    page = await ada.arrive()
+    await ask(page, "[[rate=0 tokens=3]] first")
+    await answered(page)
+    first = chat_of(page)
+    await page.route(f"**/{first}/messages", lambda route: route.abort())
+    await ask(page, "[[rate=0 tokens=3]] second")
+    await expect(page.get_by_text("Your message will be sent as soon as it answers.")).to_be_visible()
+    await expect(page.locator("article.pending").get_by_role("button", name="Edit the question")).to_have_count(0)
+    await page.get_by_role("link", name="New chat").click()
+    await ask(page, "[[rate=0 tokens=3]] elsewhere")
+    await answered(page)
+    assert chat_of(page) != first
+    await page.unroute(f"**/{first}/messages")
+    await page.go_back()
+    await page.go_back()
+    await expect(answers(page)).to_have_count(2)
+    await answered(page)
+    api = await ada.api()
+    assert len(await api.messages(first)) == 4
+    await api.close()
+    ada.forgive_failed_requests()
+
+
+async def test_file_pasted_into_a_question_is_folded(ada: Somebody) -> None:
+    page = await ada.arrive()
+    text = "\n".join(f"line {number}" for number in range(200)) + " [[rate=0 tokens=3]]"
+    await ask(page, text)
+    await answered(page)
+    bubble = page.locator("article.user .bubble")
+    folded = await bubble.bounding_box()
+    assert folded is not None
+    assert folded["height"] < 300
+    await page.get_by_role("button", name="Show all").click()
+    whole = await bubble.bounding_box()
+    assert whole is not None
+    assert whole["height"] > 3_000
+    assert await bubble.inner_text() == text
+    await page.get_by_role("button", name="Show less").click()
+    await expect(page.get_by_role("button", name="Show all")).to_have_attribute("aria-expanded", "false")
+
+
 async def test_message_under_way_at_a_reload_is_sent_once(ada: Somebody) -> None:
     page = await ada.arrive()
     await ask(page, "[[rate=0 tokens=3]] first")
@@ -187,8 +229,9 @@ async def test_failure_is_told_in_words_and_can_be_tried_again(ada: Somebody) ->
 async def test_answer_that_broke_off_keeps_its_text_and_offers_continue(ada: Somebody) -> None:
     page = await ada.arrive()
     await ask(page, "[[rate=100 tokens=40 fault=cut@10]]")
-    await expect(page.get_by_text("The text is kept.")).to_be_visible()
     await expect(page.get_by_role("button", name="Continue")).to_be_visible()
+    await expect(answers(page).locator(".state > span")).to_have_text("The answer broke off here. The text is kept.")
+    await expect(page.get_by_role("button", name="Try again")).to_have_count(1)  # said once, not by an icon too
     assert (await copied(page)).startswith("w0 ")
 
 

@@ -3,7 +3,7 @@
 import { ApiError } from "./api.js";
 import { call, get, logOut } from "./auth.js";
 import { h, icon, replace, store as keep, stored } from "./dom.js";
-import { explain, language, longDate, setLanguage, t, when } from "./i18n.js";
+import { explain, explainField, language, longDate, setLanguage, t, when } from "./i18n.js";
 import { dialog, toast } from "./overlay.js";
 
 /** @typedef {{ store: import("./store.js").Store, changed: () => void, close: () => void }} Context */
@@ -44,7 +44,7 @@ export function openAccount(store, changed, first = "profile") {
       const [name, , build] = pages.find(([entry]) => entry === first) ?? pages[0];
       select(name, build);
       const out = h("button.settings-tab.logout", { type: "button", onclick: () => void leave(context, false) }, icon("logout"), t("logout"));
-      return h("div.settings", {}, h("div.settings-side", {}, list, out), body);
+      return h("div.settings", {}, list, body, out);
     },
     { wide: true },
   );
@@ -84,8 +84,8 @@ function form(fields, action, work) {
     try {
       await work();
     } catch (error) {
-      const first = error instanceof ApiError ? error.errors[0]?.message : "";
-      alert.textContent = first || explain(error);
+      const refused = error instanceof ApiError ? error.errors[0] : undefined;
+      alert.textContent = refused ? explainField(refused) : explain(error);
       alert.hidden = false;
     } finally {
       button.disabled = false;
@@ -213,6 +213,7 @@ function keyboard() {
   const keys = /** @type {[string[], string][]} */ ([
     [["Enter"], t("keySend")],
     [["Shift", "Enter"], t("keyNewline")],
+    [["↑"], t("keyEdit")],
     [["Esc"], t("keyStop")],
     [["/"], t("keySearch")],
     [["Alt", "N"], t("keyNew")],

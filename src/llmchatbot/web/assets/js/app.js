@@ -7,7 +7,7 @@ import { Composer } from "./composer.js";
 import { h, iconButton, mark, replace } from "./dom.js";
 import { Entrance } from "./entrance.js";
 import { Feed } from "./feed.js";
-import { explain, list, t } from "./i18n.js";
+import { explain, list, onNewDay, t } from "./i18n.js";
 import { toast } from "./overlay.js";
 import { Sidebar, titleOf } from "./sidebar.js";
 import { Store } from "./store.js";
@@ -60,6 +60,8 @@ class App {
 
   connect() {
     this.composer.on("send", (text, model) => void this.send(text, model));
+    this.composer.on("editLast", () => this.thread.editLast());
+    this.thread.model = () => this.composer.model;
     this.composer.on("stop", () => void this.stop());
     this.thread.on("answering", (answering) => this.composer.setAnswering(answering));
     this.thread.on("trouble", (text) => toast(text));
@@ -71,6 +73,10 @@ class App {
     this.sidebar.on("account", () => void this.account());
     this.store.on("chat", (chat) => chat.id === this.opened && this.paintChat());
     this.store.on("gone", (id) => id === this.opened && (location.hash = "#/"));
+    onNewDay(() => {
+      this.sidebar.paint();
+      for (const view of this.thread.views.values()) view.showTime();
+    });
     addEventListener("hashchange", () => void this.go());
     addEventListener("online", () => (this.network.hidden = true));
     addEventListener("offline", () => (this.network.hidden = false));
@@ -103,6 +109,7 @@ class App {
     this.problem.hidden = true;
     this.thread.clear();
     this.composer.setAnswering(false);
+    this.composer.setBusy(false);
     this.composer.open(chatId, this.store.chat(chatId)?.model_used ?? "");
     this.paintChat();
     if (!chatId) return this.focusComposer();
@@ -152,6 +159,8 @@ class App {
     this.element.classList.toggle("fresh", !this.opened);
     this.actions.hidden = !chat;
     this.composer.element.hidden = archived;
+    this.composer.grow();
+    this.thread.list.classList.toggle("locked", archived);
     this.archivedBar.hidden = !archived;
     if (chat && archived) {
       const restore = () => void this.sidebar.attempt(() => this.sidebar.setArchived(chat, false));
@@ -204,21 +213,23 @@ class App {
   /** @param {string} text @param {string} model */
   async send(text, model) {
     this.composer.setBusy(true);
+    let chatId = this.opened;
     try {
-      if (!this.opened) await this.begin(text, model);
-      await this.thread.send(text, model);
+      if (!chatId) chatId = await this.begin(text, model);
+      if (this.opened === chatId) await this.thread.send(text, model);
     } catch (error) {
-      this.refused(error, text);
+      this.refused(error, text, chatId);
     } finally {
-      this.composer.setBusy(false);
+      if (this.opened === chatId) this.composer.setBusy(false); // another chat is none of its business
     }
   }
 
   /** A chat is made with its first message, which stays a draft until there is one. @param {string} text @param {string} model */
   async begin(text, model) {
-    this.composer.keepDraft(text);
+    this.composer.keepDraft(text, "");
     const chat = await (await call("POST", "/chats", { body: model ? { model_used: model } : {} })).json();
-    this.composer.keepDraft("");
+    this.composer.keepDraft("", "");
+    if (this.opened) this.composer.open(chat.id, model); // somebody looked elsewhere meanwhile
     this.store.put(chat);
     this.opened = chat.id;
     history.pushState(null, "", `#/c/${chat.id}`);
@@ -227,6 +238,7 @@ class App {
     this.thread.chatId = chat.id;
     this.composer.chatId = chat.id;
     this.paintChat();
+    return chat.id;
   }
 
   /** The choice belongs to the chat, so that other devices make the same one. @param {string} model */
@@ -240,8 +252,12 @@ class App {
     }
   }
 
-  /** The words go back to where they were written. @param {unknown} error @param {string} text */
-  refused(error, text) {
+  /** The words go back to where they were written. @param {unknown} error @param {string} text @param {string | null} chatId */
+  refused(error, text, chatId = this.opened) {
+    if (this.opened !== chatId) {
+      this.composer.keepDraft(text, chatId ?? "");
+      return toast(explain(error));
+    }
     if (!this.composer.text) this.composer.put(text);
     this.composer.say(explain(error));
     if (error instanceof ApiError && error.code === "chat_busy") void this.thread.sync();

@@ -1,10 +1,10 @@
 /** Where a message is written. Drafts are kept per chat, in this browser. */
 
-import { h, icon, store as keep, stored } from "./dom.js";
+import { h, icon, store as keep, stored, touch } from "./dom.js";
 import { t } from "./i18n.js";
 import { Publisher } from "./store.js";
 
-const LIMIT = 32_000; // characters, the server's own limit
+export const LIMIT = 32_000; // characters, the server's own limit
 const WARN = 2_000; // from here on the rest is counted
 
 export class Composer extends Publisher {
@@ -23,7 +23,7 @@ export class Composer extends Publisher {
       "aria-describedby": "composer-note",
       placeholder: t("placeholder"),
       dir: "auto",
-      enterkeyhint: coarse() ? "enter" : "send",
+      enterkeyhint: touch() ? "enter" : "send",
       oninput: () => this.changed(),
       onkeydown: (/** @type {KeyboardEvent} */ event) => this.key(event),
     });
@@ -39,20 +39,22 @@ export class Composer extends Publisher {
     const box = h("div.composer-box", { onclick: (/** @type {Event} */ event) => event.target === box && this.focus() }, this.field, bar);
     this.element = h("form.composer", { onsubmit: (/** @type {Event} */ event) => this.submit(event) }, this.alert, box, this.note);
     this.paint();
+    addEventListener("resize", () => this.grow());
   }
 
   /** @param {string} chatId empty for a chat that does not exist yet @param {string} model */
   open(chatId, model) {
     this.chatId = chatId;
-    this.field.value = stored(this.draftName, () => "");
+    this.field.value = stored(this.draftName(chatId), () => "");
     this.say("");
     this.fillModels(model);
     this.grow();
     this.paint();
   }
 
-  get draftName() {
-    return `draft:${this.store.user?.id ?? ""}:${this.chatId || "new"}`;
+  /** @param {string} chatId */
+  draftName(chatId) {
+    return `draft:${this.store.user?.id ?? ""}:${chatId || "new"}`;
   }
 
   /** @param {string} chosen */
@@ -84,9 +86,9 @@ export class Composer extends Publisher {
     this.field.focus({ preventScroll: true });
   }
 
-  /** @param {string} text */
-  keepDraft(text) {
-    keep(this.draftName, text || null);
+  /** @param {string} text @param {string} [chatId] */
+  keepDraft(text, chatId = this.chatId) {
+    keep(this.draftName(chatId), text || null);
   }
 
   changed() {
@@ -96,9 +98,11 @@ export class Composer extends Publisher {
     this.paint();
   }
 
+  /** As high as its text; CSSOM is what the page's policy allows. */
   grow() {
-    this.field.style.height = "auto"; // CSSOM, which the page's policy allows
-    this.field.style.height = `${this.field.scrollHeight}px`;
+    this.field.style.height = "auto";
+    const { scrollHeight } = this.field;
+    if (scrollHeight) this.field.style.height = `${scrollHeight}px`; // 0: not on screen, an archived chat has no field
   }
 
   /** @param {boolean} answering */
@@ -131,14 +135,18 @@ export class Composer extends Publisher {
   noteText(left) {
     if (left < 0) return t("tooLong", { count: -left });
     if (left < WARN) return t("charactersLeft", { count: left });
-    if (this.answering) return t("hintAnswering");
-    return coarse() ? "" : t("hint");
+    if (touch()) return "";
+    return t(this.answering ? "hintAnswering" : "hint");
   }
 
   /** @param {KeyboardEvent} event */
   key(event) {
+    if (event.key === "ArrowUp" && !this.field.value) {
+      event.preventDefault();
+      this.emit("editLast");
+    }
     if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
-    if (coarse() && !event.ctrlKey && !event.metaKey) return; // on a touch keyboard Enter is the only way to a new line
+    if (touch() && !event.ctrlKey && !event.metaKey) return;
     event.preventDefault();
     if (!this.answering) this.submit(event);
   }
@@ -164,9 +172,4 @@ export class Composer extends Publisher {
     this.alert.textContent = text;
     this.alert.hidden = !text;
   }
-}
-
-/** Only a finger to point with? */
-function coarse() {
-  return matchMedia("(pointer: coarse) and (hover: none)").matches;
 }

@@ -156,6 +156,11 @@ export async function copyText(text) {
   area.remove();
 }
 
+/** Only a finger to point with? Then Enter is the only way to a new line. */
+export function touch() {
+  return matchMedia("(pointer: coarse) and (hover: none)").matches;
+}
+
 /** Does the person prefer things not to move? */
 export function calm() {
   return matchMedia("(prefers-reduced-motion: reduce)").matches;

@@ -3,7 +3,7 @@
 import { ApiError } from "./api.js";
 import { enter } from "./auth.js";
 import { h, iconButton, mark, replace } from "./dom.js";
-import { explain, language, setLanguage, t } from "./i18n.js";
+import { explain, explainField, language, setLanguage, t } from "./i18n.js";
 
 export class Entrance {
   /** @param {() => void} done called when somebody is logged in */
@@ -120,11 +120,11 @@ export class Entrance {
   /** Put what the server says about a field next to that field. @param {ApiError} error */
   pointOut(error) {
     const named = error.errors.filter(({ field }) => this.inputs?.[field]);
-    for (const { field, message } of named) {
-      const input = this.inputs?.[field];
+    for (const refused of named) {
+      const input = this.inputs?.[refused.field];
       input.setAttribute("aria-invalid", "true");
-      const note = document.getElementById(`${field}-note`);
-      if (note) note.textContent = message;
+      const note = document.getElementById(`${refused.field}-note`);
+      if (note) note.textContent = explainField(refused);
     }
     if (named.length) this.inputs?.[named[0].field].focus();
     else this.inputs?.password.select();

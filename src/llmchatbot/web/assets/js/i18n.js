@@ -8,14 +8,16 @@ export const language = document.documentElement.lang === "ru" ? "ru" : "en";
 /** @type {Record<string, any>} */
 const words = (await import(`./locales/${language}.js`)).default;
 const plural = new Intl.PluralRules(language);
-const number = new Intl.NumberFormat(language, { maximumFractionDigits: 1 });
+const rounded = new Intl.NumberFormat(language, { maximumFractionDigits: 0 });
+const exact = new Intl.NumberFormat(language, { maximumFractionDigits: 1 });
+const digits = (/** @type {number} */ value) => (value < 100 ? exact : rounded).format(value);
 
 /** @param {string} text @param {Record<string, string | number>} values */
 function fill(text, values) {
   return text.replace(/\{(\w+)\}/g, (whole, name) => {
     const value = values[name];
     if (value === undefined) return whole;
-    return typeof value === "number" ? number.format(value) : value;
+    return typeof value === "number" ? digits(value) : value;
   });
 }
 
@@ -39,6 +41,11 @@ export function explain(error) {
   const known = words.errors[error.code];
   const text = known ?? t("errorUnknown", { detail: error.message });
   return error.retryAfter > 1 ? `${text} ${t("wait", { count: error.retryAfter })}` : text;
+}
+
+/** What is asked of a field, in the words of this person; the server's own are for programs. @param {{ field: string, message: string }} refused */
+export function explainField({ field, message }) {
+  return words.fields[field] ?? message;
 }
 
 /** The sentence for an error event of a stream. @param {string} code @param {string} fallback */
@@ -73,6 +80,24 @@ export function when(iso) {
   if (days === 1) return `${t("yesterday")}, ${clock.format(date)}`;
   const day = date.getFullYear() === new Date().getFullYear() ? dayAndMonth : fullDate;
   return `${day.format(date)}, ${clock.format(date)}`;
+}
+
+/** The whole date, for whoever points at a short one. @param {string} iso */
+export function moment(iso) {
+  return `${longDate(iso)}, ${clock.format(new Date(iso))}`;
+}
+
+/** Run `work` when another day of the calendar has begun while the page was open. @param {() => void} work */
+export function onNewDay(work) {
+  let day = new Date().toDateString();
+  const look = () => {
+    const today = new Date().toDateString();
+    if (today === day) return;
+    day = today;
+    work();
+  };
+  setInterval(look, 60_000);
+  document.addEventListener("visibilitychange", look);
 }
 
 /** @param {string} iso */

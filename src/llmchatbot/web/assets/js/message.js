@@ -1,8 +1,13 @@
 /** One message on screen. */
 
+import { LIMIT } from "./composer.js";
 import { h, icon, iconButton, replace } from "./dom.js";
-import { explainCode, t, when } from "./i18n.js";
+import { explainCode, moment, t, when } from "./i18n.js";
 import { copied, MarkdownView } from "./markdown.js";
+import { editForm, Versions } from "./versions.js";
+
+const LONG_TEXT = 1_800; // characters of a question that are shown at once
+const LONG_LINES = 20;
 
 /**
  * @typedef {object} Message
@@ -24,7 +29,14 @@ import { copied, MarkdownView } from "./markdown.js";
  * @property {"sending" | "again"} [pending] written here, not yet confirmed by the server
  */
 
-/** @typedef {{ retry: (m: Message) => void, resume: (m: Message) => void, details: (m: Message) => Promise<void> }} Actions */
+/**
+ * @typedef {object} Actions
+ * @property {(message: Message) => void} retry
+ * @property {(message: Message) => void} resume
+ * @property {(message: Message) => Promise<void>} details
+ * @property {(message: Message, step: -1 | 1) => void} turn to the version before or after
+ * @property {(message: Message, text: string) => void} edit ask this instead
+ */
 
 export class MessageView {
   /** @param {Message} message @param {Actions} actions */
@@ -34,6 +46,8 @@ export class MessageView {
     this.last = false;
     this.connection = "";
     this.footState = "";
+    this.form = /** @type {HTMLElement | null} */ (null);
+    this.versions = new Versions((step) => this.actions.turn(this.message, step));
     this.element = h(`article.message.${message.role}`, { dataset: { id: message.id } });
     if (message.role === "user") this.buildUser();
     else this.buildAnswer();
@@ -43,8 +57,22 @@ export class MessageView {
   buildUser() {
     this.text = h("div.bubble", { dir: "auto" });
     this.state = h("p.state", { hidden: true });
-    this.foot = h("div.foot", {}, this.copyButton(t("copyMessage")), this.timeTag());
-    this.element.append(this.text, this.state, this.foot);
+    const edit = iconButton("pencil", t("editMessage"), { onclick: () => this.edit() });
+    edit.classList.add("changes");
+    this.foot = h("div.foot", {}, this.versions.element, this.copyButton(t("copyMessage")), edit, this.timeTag());
+    this.unfold = h("button.text-button.unfold", { type: "button", hidden: true, onclick: () => this.fold(!this.element.classList.contains("folded")) });
+    this.element.append(this.text, this.unfold, this.state, this.foot);
+    this.fold(true);
+  }
+
+  /** A whole file pasted into a question must not bury the talk. @param {boolean} folded */
+  fold(folded) {
+    const { content } = this.message;
+    const long = content.length > LONG_TEXT || content.split("\n", LONG_LINES + 1).length > LONG_LINES;
+    this.element.classList.toggle("folded", long && folded);
+    this.unfold.hidden = !long;
+    this.unfold.textContent = t(folded ? "showAll" : "showLess");
+    this.unfold.setAttribute("aria-expanded", String(!folded));
   }
 
   buildAnswer() {
@@ -60,6 +88,25 @@ export class MessageView {
     this.element.append(this.notice, this.reasoning, this.text, this.state, this.foot, this.numbers);
   }
 
+  /** Write the question anew. @param {string} [text] of an earlier try */
+  edit(text = this.message.content) {
+    if (this.message.pending || this.form) return;
+    const close = () => {
+      const focused = this.form?.contains(document.activeElement);
+      this.form?.remove();
+      this.form = null;
+      this.element.classList.remove("editing");
+      if (focused) this.foot.querySelector(".icon-pencil")?.closest("button")?.focus();
+    };
+    const send = (/** @type {string} */ next) => {
+      close();
+      this.actions.edit(this.message, next);
+    };
+    this.form = editForm(text, LIMIT, { send, cancel: close });
+    this.element.classList.add("editing");
+    this.text.after(this.form);
+  }
+
   /** @param {string} label */
   copyButton(label) {
     const button = iconButton("copy", label);
@@ -68,7 +115,14 @@ export class MessageView {
   }
 
   timeTag() {
-    return h("time", { datetime: this.message.created_at }, when(this.message.created_at));
+    const { created_at: iso } = this.message;
+    return h("time", { datetime: iso, title: moment(iso) }, when(iso));
+  }
+
+  /** Another day has begun: what was "14:03" is yesterday's now. */
+  showTime() {
+    const time = this.foot.querySelector("time");
+    if (time) time.textContent = when(this.message.created_at);
   }
 
   /** Show the message as it is now. @param {Message} message */
@@ -136,9 +190,10 @@ export class MessageView {
 
   ending() {
     const { status, content, error } = this.message;
-    if (error) return h("span", {}, content ? `${explainCode(error.code, error.text)} ${t("interrupted")}` : explainCode(error.code, error.text));
+    if (content && (!error || error.code === "model_interrupted") && status === "interrupted") return h("span", {}, t("interrupted"));
+    if (error) return h("span", {}, `${explainCode(error.code, error.text)} ${content ? t("kept") : ""}`);
     if (status === "stopped") return h("span", {}, content ? t("stopped") : t("stoppedEmpty"));
-    return h("span", {}, status === "interrupted" && content ? t("interrupted") : t("failed"));
+    return h("span", {}, content ? t("interrupted") : t("failed"));
   }
 
   /** @returns {HTMLElement[]} */
@@ -146,21 +201,26 @@ export class MessageView {
     if (!this.last) return [];
     const remedies = [];
     if (this.message.content) {
-      remedies.push(h("button.text-button", { type: "button", onclick: () => this.actions.resume(this.message) }, t("continue")));
+      remedies.push(h("button.text-button.changes.idle", { type: "button", onclick: () => this.actions.resume(this.message) }, t("continue")));
     }
-    remedies.push(h("button.text-button", { type: "button", onclick: () => this.actions.retry(this.message) }, t("retry")));
+    remedies.push(h("button.text-button.changes.idle", { type: "button", onclick: () => this.actions.retry(this.message) }, t("retry")));
     return remedies;
   }
 
   updateFoot() {
     const { status, model, content } = this.message;
     this.foot.hidden = status === "streaming";
-    if (this.footState === `${status} ${this.last} ${model} ${Boolean(content)}`) return; // keep focus where it is
-    this.footState = `${status} ${this.last} ${model} ${Boolean(content)}`;
+    const offered = this.last && status !== "completed"; // in words already, right above
+    const state = `${status} ${model} ${Boolean(content)} ${offered}`;
+    if (this.footState === state) return; // keep focus where it is
+    this.footState = state;
+    const retry = iconButton("retry", t("retry"), { onclick: () => this.actions.retry(this.message) });
+    retry.classList.add("changes", "idle");
     replace(
       this.foot,
+      this.versions.element,
       content && this.copyButton(t("copyAnswer")),
-      this.last && iconButton("retry", t("retry"), { onclick: () => this.actions.retry(this.message) }),
+      !offered && retry,
       iconButton("info", t("details"), { "aria-expanded": "false", onclick: (/** @type {Event} */ event) => this.toggleNumbers(event) }),
       model && h("span.model-name", {}, model),
       this.timeTag(),
@@ -181,7 +241,7 @@ export class MessageView {
     const { tokens, usage = {} } = this.message;
     const parts = [t("tokens", { count: usage.output_tokens ?? tokens })];
     if (usage.speed) parts.push(t("speed", { count: usage.speed }));
-    if (usage.seconds) parts.push(t("seconds", { count: usage.seconds }));
+    if (usage.seconds >= 0.1) parts.push(t("seconds", { count: usage.seconds }));
     if (usage.input_tokens) parts.push(t("promptTokens", { count: usage.input_tokens }));
     this.numbers.textContent = parts.join(" · ");
   }

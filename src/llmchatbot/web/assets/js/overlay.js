@@ -21,6 +21,8 @@ export function dialog(title, content, { wide = false } = {}) {
     /** @type {HTMLDialogElement} */
     const element = h(wide ? "dialog.dialog.wide" : "dialog.dialog", { "aria-labelledby": "dialog-title" }, head, content(close));
     element.addEventListener("close", () => {
+      const host = element.querySelector("#toasts");
+      if (host) document.body.append(host);
       element.remove();
       resolve(result);
     });
@@ -130,6 +132,9 @@ function place(element, anchor) {
  * @param {{ label: string, run: () => void }} [action] */
 export function toast(text, action) {
   const host = /** @type {HTMLElement} */ (document.getElementById("toasts"));
+  // Behind an open dialog it would neither be seen nor heard.
+  const top = [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body;
+  if (host.parentElement !== top) top.append(host);
   const note = h("div.toast", {}, h("span", { dir: "auto" }, text));
   const leave = () => note.remove();
   if (action) note.append(h("button.text-button", { type: "button", onclick: () => (leave(), action.run()) }, action.label));

@@ -50,10 +50,11 @@ export class Sidebar extends Publisher {
     this.closer = iconButton("left", t("closeSidebar"), { onclick: () => this.emit("collapse") });
     this.fresh = h("a.button.new-chat", { href: "#/", onclick: () => this.emit("close") }, icon("plus"), t("newChat"));
     this.status = h("p.visually-hidden", { role: "status" });
+    this.archiveTitle = h("h2.list-title", { hidden: true }, t("archived"));
     this.list = h("div.chat-list");
     this.more = h("p.list-edge", { hidden: true }, t("loadMore"));
     this.results = h("div.results", { hidden: true });
-    this.scroller = h("div.side-scroll", {}, this.list, this.more, this.results);
+    this.scroller = h("div.side-scroll", {}, this.archiveTitle, this.list, this.more, this.results);
     this.archiveButton = h("button.side-link", { type: "button", onclick: () => this.showArchive(!this.archive) });
     this.person = h("button.side-link.person", { type: "button", onclick: () => this.emit("account") });
     this.element = h(
@@ -66,7 +67,7 @@ export class Sidebar extends Publisher {
         this.closer,
       ),
       this.fresh,
-      h("div.search", { role: "search" }, icon("search"), this.field, this.clearButton),
+      h("div.search", { role: "search" }, icon("search"), this.field, this.clearButton, h("kbd", { "aria-hidden": "true" }, "/")),
       this.status,
       this.scroller,
       h("div.side-foot", {}, this.archiveButton, this.person),
@@ -93,6 +94,8 @@ export class Sidebar extends Publisher {
   /** @param {boolean} archive */
   showArchive(archive) {
     this.archive = archive;
+    this.archiveTitle.hidden = !archive;
+    this.scroller.scrollTop = 0;
     replace(this.archiveButton, icon(archive ? "left" : "archive"), h("span", {}, archive ? t("backToChats") : t("showArchive")));
     this.paint();
     if (!this.shown.loaded) void this.loadMore();
@@ -248,6 +251,7 @@ export class Sidebar extends Publisher {
 
   /** @param {any[] | null} hits @param {string} query */
   showResults(hits, query) {
+    this.archiveTitle.hidden = hits !== null || !this.archive;
     this.results.hidden = hits === null;
     this.list.hidden = hits !== null;
     this.more.hidden = hits !== null || this.shown.complete;
@@ -265,7 +269,7 @@ export class Sidebar extends Publisher {
       "a.result",
       { href: address, onclick: () => this.emit("close") },
       h("span.result-title", { dir: "auto" }, hit.message_id ? hit.title : marked(hit.snippet || hit.title)),
-      hit.message_id && h("span.result-text", { dir: "auto" }, marked(hit.snippet)),
+      hit.message_id && h("span.result-text", { dir: "auto" }, marked(plain(hit.snippet))),
       h("span.result-time", {}, when(hit.created_at)),
     );
   }
@@ -289,6 +293,14 @@ export class Sidebar extends Publisher {
 /** The server marks hits with control characters, which no title can hold. @param {string} snippet */
 function marked(snippet) {
   return snippet.split(/(\u0002[^\u0003]*\u0003?)/).map((part) => (part.startsWith("\u0002") ? h("mark", {}, part.replace(/[\u0002\u0003]/g, "")) : part));
+}
+
+/** A cutting of Markdown, to be read in three lines: without its fences, rules and emphasis. @param {string} snippet */
+function plain(snippet) {
+  return snippet
+    .replace(/`{1,}|\*\*|~~|(?<=^|\s)(?:#{1,6}|>|[-*+]|\d+\.)(?=\s)/gm, "")
+    .replace(/\|(?:\s*:?-+:?\s*\|)*/g, " ")
+    .replace(/\s+/g, " ");
 }
 
 /** Make the children of `parent` these nodes in this order, moving as few as possible: a moved node loses its focus.

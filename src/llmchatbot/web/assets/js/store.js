@@ -40,10 +40,15 @@ export class ChatList extends Publisher {
     /** @type {Map<string, Chat>} */
     this.chats = new Map();
     /** @type {string | null} */
-    this.next = `/chats?limit=${PAGE}${this.archived ? "&include_archived=true" : ""}`;
+    this.next = this.beginning;
     /** @type {Promise<void> | null} */
     this.loading = null;
     this.loaded = false;
+  }
+
+  /** The archive is picked out of the list of all, so its pages are as large as they may be. */
+  get beginning() {
+    return this.archived ? "/chats?limit=100&include_archived=true" : `/chats?limit=${PAGE}`;
   }
 
   get complete() {
@@ -79,7 +84,7 @@ export class ChatList extends Publisher {
 
   /** Read the first page again, e.g. when events were missed; what is on screen stays until it is here. */
   async refresh() {
-    this.next = `/chats?limit=${PAGE}${this.archived ? "&include_archived=true" : ""}`;
+    this.next = this.beginning;
     const before = new Set(this.chats.keys());
     const fresh = new ChatList(this.archived);
     await fresh.more();

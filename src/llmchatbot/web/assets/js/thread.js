@@ -3,6 +3,7 @@
 import { ApiError, insist, nextPage } from "./api.js";
 import { Answer } from "./answer.js";
 import { call, get } from "./auth.js";
+import { Branches } from "./branches.js";
 import { calm, h, iconButton, randomId, store as keep, stored } from "./dom.js";
 import { explain, explainCode, t } from "./i18n.js";
 import { announce, SentenceReader } from "./live.js";
@@ -13,6 +14,7 @@ import { Publisher } from "./store.js";
 
 const STEP = 50; // messages fetched or revealed at once
 const WINDOW = 240; // messages in the page at the most
+const SOON = 300; // milliseconds
 const NEAR = 60; // pixels from the end that count as "at the end"
 
 export class Thread extends Publisher {
@@ -30,6 +32,9 @@ export class Thread extends Publisher {
     this.jump.hidden = true;
     this.element = h("div.thread-frame", {}, this.scroller, this.jump);
     this.answer = /** @type {Answer | null} */ (null);
+    this.branches = new Branches();
+    /** The model chosen for the next answer. */
+    this.model = () => "";
     this.chatId = "";
     /** Oldest first; a contiguous end of the chat. @type {Message[]} */
     this.messages = [];
@@ -44,14 +49,17 @@ export class Thread extends Publisher {
     this.pinned = true;
     this.lastTop = 0;
     this.sending = 0;
+    this.learnTimer = 0;
     /** Rises with every chat that is opened: what was asked for on an earlier visit is dropped. */
     this.visit = 0;
     this.edges = this.watchScrolling();
+    this.on("answering", (answering) => this.list.classList.toggle("busy", answering));
+    store.on("chat", (chat) => chat.id === this.chatId && this.learnBranchesSoon());
   }
 
   clear() {
-    this.answer?.leave();
-    this.answer = null;
+    this.letGo();
+    this.branches.clear();
     this.chatId = "";
     this.messages = [];
     this.views.clear();
@@ -84,7 +92,7 @@ export class Thread extends Publisher {
     this.toEnd(false);
     this.followRunning();
     this.sendWaiting();
-    this.emit("opened");
+    this.learnBranches();
   }
 
   /** Read the end of the chat again and take over what has changed. */
@@ -99,14 +107,26 @@ export class Thread extends Publisher {
     const atEnd = this.end === this.messages.length;
     const known = new Map(this.messages.map((message) => [message.id, message]));
     const fresh = page.map((message) => this.merge(known.get(message.id), message));
-    const before = this.next === null && page.length < STEP ? [] : this.messages.filter((m) => m.sequence_number < oldest);
+    const earlier = this.messages.filter((message) => message.sequence_number < oldest);
+    // On another branch what was read before may have nothing to do with this end.
+    const before = earlier.length && earlier.at(-1)?.id === page[0]?.parent_id ? earlier : [];
     if (!before.length) this.next = nextPage(response);
     this.messages = [...before, ...fresh];
     this.end = atEnd ? this.messages.length : Math.min(this.end, this.messages.length);
     this.first = Math.min(this.first, Math.max(0, this.end - 1));
+    if (earlier.length && !before.length) this.beginAtEnd();
     for (const message of fresh) this.views.get(message.id)?.update(message);
+    if (this.answer && !this.messages.includes(this.answer.message)) this.letGo();
     this.render();
     this.followRunning();
+    this.learnBranches();
+  }
+
+  /** The window over a chat of which only the newest page is known. */
+  beginAtEnd() {
+    this.end = this.messages.length;
+    this.first = Math.max(0, this.end - STEP);
+    this.lookAgain(this.top);
   }
 
   /** What this tab watched itself is newer than any page. @param {Message | undefined} old @param {Message} message */
@@ -212,6 +232,7 @@ export class Thread extends Publisher {
       this.messages.unshift(...page);
       this.first += page.length;
       this.end += page.length;
+      this.learnBranches();
     } catch (error) {
       explain(error); // raises what is no trouble of the network; the edge stays, and scrolling tries again
     } finally {
@@ -245,10 +266,11 @@ export class Thread extends Publisher {
       if (place && element === place) place = place.nextSibling;
       else this.list.insertBefore(element, place);
     }
+    this.branches.add(wanted);
     for (const message of wanted) this.view(message).setLast(message === last);
+    this.showVersions();
     this.top.hidden = !this.messages.length || (this.first === 0 && !this.next && this.messages.length < STEP);
     this.top.textContent = this.first > 0 || this.next ? t("earlier") : t("beginning");
-    this.emit("size", this.messages.length);
   }
 
   /** @param {Message} message */
@@ -259,14 +281,25 @@ export class Thread extends Publisher {
         retry: (target) => void this.again(target, "regenerate"),
         resume: (target) => void this.again(target, "continue"),
         details: (target) => this.details(target),
+        turn: (target, step) => void this.turn(target, step),
+        edit: (target, text) => void this.edit(target, text),
       });
       this.views.set(message.id, view);
     }
     return view;
   }
 
-  /** Bring one message into view, fetching the way to it. @param {string} messageId @returns {Promise<boolean>} found */
+  /** Bring one message into view, fetching the way to it. @param {string} messageId */
   async reveal(messageId) {
+    if (!(await this.show(messageId))) return;
+    const { element } = /** @type {MessageView} */ (this.views.get(messageId));
+    element.scrollIntoView({ block: "center" });
+    element.classList.add("found");
+    setTimeout(() => element.classList.remove("found"), 2_400);
+  }
+
+  /** Have a message in the window, fetching the way to it. @param {string} messageId @returns {Promise<boolean>} found */
+  async show(messageId) {
     const { visit } = this;
     const find = () => this.messages.findIndex((message) => message.id === messageId);
     while (find() < 0 && this.next && visit === this.visit) {
@@ -277,13 +310,10 @@ export class Thread extends Publisher {
     const index = find();
     if (index < 0 || visit !== this.visit) return false;
     this.pinned = false;
+    if (index >= this.first && index < this.end) return true;
     this.first = Math.max(0, index - STEP / 2);
     this.end = Math.min(this.messages.length, this.first + STEP);
     this.render();
-    const { element } = this.view(this.messages[index]);
-    element.scrollIntoView({ block: "center" });
-    element.classList.add("found");
-    setTimeout(() => element.classList.remove("found"), 2_400);
     return true;
   }
 
@@ -351,32 +381,120 @@ export class Thread extends Publisher {
     await this.answer?.stop();
   }
 
+  /** Stop watching the answer that is being written here, if there is one. */
+  letGo() {
+    if (!this.answer) return;
+    this.answer.leave();
+    this.answer = null;
+    this.emit("answering", false);
+  }
+
+  // ── versions ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Find out which of the messages here have siblings. */
+  learnBranches() {
+    const { visit, chatId } = this;
+    if (!chatId || !this.messages.length) return;
+    const low = this.next === null ? 1 : this.messages[0].sequence_number;
+    this.branches.add(this.messages);
+    const top = Math.max(this.branches.top, this.store.chat(chatId)?.message_count ?? 0);
+    const fetchPage = async (/** @type {string} */ path) => {
+      const response = await call("GET", path);
+      return { page: await response.json(), next: nextPage(response) };
+    };
+    const show = (/** @type {boolean} */ news) => news && visit === this.visit && this.showVersions();
+    // Without them the chat is whole all the same; the next thing that happens here asks again.
+    this.branches.read(low, top, fetchPage, chatId).then(show, explain);
+  }
+
+  /** Soon, once what has just happened is read: then there is mostly nothing left to ask. */
+  learnBranchesSoon() {
+    clearTimeout(this.learnTimer);
+    this.learnTimer = setTimeout(() => this.learnBranches(), SOON);
+  }
+
+  showVersions() {
+    for (const message of this.messages.slice(this.first, this.end)) {
+      const versions = this.branches.versions(message);
+      this.views.get(message.id)?.versions.show(versions.indexOf(message), versions.length);
+    }
+  }
+
+  /** Show the version before or after, and what followed from it. @param {Message} message @param {-1 | 1} step */
+  async turn(message, step) {
+    const versions = this.branches.versions(message);
+    const index = versions.findIndex((one) => one.id === message.id) + step;
+    const target = versions[index];
+    if (!target || this.answer || this.sending) return;
+    const { visit, chatId } = this;
+    const place = this.views.get(message.id)?.element.getBoundingClientRect().top ?? 0;
+    try {
+      await call("PUT", `/chats/${chatId}/leaf`, { body: { message_id: target.id } });
+      if (visit !== this.visit) return;
+      this.pinned = false;
+      await this.sync();
+      if (visit !== this.visit || !(await this.show(target.id))) return;
+      const view = this.view(/** @type {Message} */ (this.messages.find((one) => one.id === target.id)));
+      this.scroller.scrollTop += view.element.getBoundingClientRect().top - place;
+      view.versions.focus(step);
+      announce(t("versionOf", { index: index + 1, count: versions.length }));
+    } catch (error) {
+      this.emit("trouble", explain(error));
+    }
+  }
+
+  /** The last question, to be written anew. */
+  editLast() {
+    const last = this.messages.slice(this.first, this.end).findLast((message) => message.role === "user");
+    if (last) this.view(last).edit();
+  }
+
+  /** Ask something else in the place of a question. What followed from it stays, as another version.
+   * @param {Message} message @param {string} content */
+  async edit(message, content) {
+    if (this.sending) return;
+    const { visit } = this;
+    try {
+      await this.send(content, this.model(), { parent: message.parent_id ?? null });
+    } catch (error) {
+      this.emit("trouble", explain(error));
+      if (visit === this.visit) this.view(message).edit(content);
+    }
+  }
+
   // ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
   /**
    * Send a message. It is shown at once, kept until the server has it, and repeated under one key, so that it arrives
    * exactly once. Raises ApiError when it is refused.
-   * @param {string} content @param {string} model @param {string} [key] of an earlier try
+   * @param {string} content @param {string} model
+   * @param {{ key?: string, parent?: string | null }} [more] `key`: of an earlier try; `parent`: what the message
+   * follows, null for a new beginning, where that is not the end of the chat
    */
-  async send(content, model, key = "") {
+  async send(content, model, { key = "", parent } = {}) {
     const repeated = key !== "";
     key ||= randomId();
     const { chatId, visit } = this;
     const outbox = `outbox:${this.store.user.id}:${chatId}`;
-    keep(outbox, JSON.stringify({ content, model, key }));
-    const local = localMessage(key, content, this.messages.at(-1));
+    keep(outbox, JSON.stringify({ content, model, key, parent }));
     this.sending += 1;
+    const kept = this.messages;
     // After a reload the server may have it already, only its answer to us was lost.
     const here = this.messages.findLast((message) => message.role === "user")?.content === content;
+    if (parent !== undefined && !(here && repeated)) this.cutBefore(this.messages.findIndex((message) => (message.parent_id ?? null) === parent));
+    const local = localMessage(key, content, this.messages.at(-1), this.branches.top);
     if (!here || !repeated) this.add(local);
     try {
-      const send = () => call("POST", `/chats/${chatId}/messages`, { body: { content, model: model || undefined }, headers: { "Idempotency-Key": key } });
+      // Who writes a question anew does not want the answer to the old one.
+      const aside = parent === undefined ? {} : { parent_id: parent, if_busy: "interrupt" };
+      const body = { content, model: model || undefined, ...aside };
+      const send = () => call("POST", `/chats/${chatId}/messages`, { body, headers: { "Idempotency-Key": key } });
       const response = await insist(send, () => this.mark(local, "again"));
       keep(outbox, null);
       if (visit === this.visit) this.sent(local, await response.json(), model);
     } catch (error) {
       keep(outbox, null);
-      if (visit === this.visit) this.take(local);
+      if (visit === this.visit) this.restore(kept.filter((message) => message !== local));
       throw error;
     } finally {
       if (visit === this.visit) this.sending -= 1;
@@ -387,8 +505,28 @@ export class Thread extends Publisher {
   sendWaiting() {
     const text = stored(`outbox:${this.store.user.id}:${this.chatId}`, () => "");
     if (!text) return;
-    const { content, model, key } = JSON.parse(text);
-    this.send(content, model, key).catch((error) => this.emit("refused", error, content));
+    const { content, model, key, parent } = JSON.parse(text);
+    const sent = this.send(content, model, { key, parent });
+    // The question that it replaces may lie further back than what was read so far.
+    sent.then(() => parent !== undefined && this.sync()).catch((error) => this.emit("refused", error, content));
+  }
+
+  /** Take the rest of the chat off the page, from this message on. @param {number} index -1: nothing */
+  cutBefore(index) {
+    if (index < 0) return;
+    const rest = this.messages.slice(index);
+    this.messages = this.messages.slice(0, index);
+    this.end = this.messages.length;
+    this.first = Math.max(0, Math.min(this.first, this.end - STEP));
+    if (this.answer && rest.includes(this.answer.message)) this.letGo();
+  }
+
+  /** Back to what was on the page before. @param {Message[]} messages */
+  restore(messages) {
+    this.messages = messages;
+    this.end = messages.length;
+    this.render();
+    this.followRunning();
   }
 
   /** @param {Message} message */
@@ -428,7 +566,7 @@ export class Thread extends Publisher {
       if (view) this.views.set(local.id, view);
       view?.update(local);
     }
-    this.begin(answer.generation, local.sequence_number + 1, model);
+    this.begin(answer.generation, answer.message.sequence_number + 1, model);
   }
 
   /** @param {any} generation @param {number} sequence @param {string} model */
@@ -444,12 +582,15 @@ export class Thread extends Publisher {
     if (this.answer || this.sending) return;
     const { chatId, visit } = this;
     this.sending += 1;
+    // Another answer comes from the model that is chosen now; going on is the business of the one that began.
+    const body = how === "regenerate" ? { model: this.model() || undefined } : {};
     try {
-      const response = await call("POST", `/chats/${chatId}/messages/${message.id}/${how}`, { body: {} });
+      const response = await call("POST", `/chats/${chatId}/messages/${message.id}/${how}`, { body });
       const { generation } = await response.json();
       if (visit !== this.visit) return;
-      this.take(message);
-      const next = answerMessage(generation, message.sequence_number, message.model ?? "");
+      this.branches.add(this.messages);
+      this.cutBefore(this.messages.indexOf(message));
+      const next = answerMessage(generation, this.branches.top + 1, message.model ?? "");
       if (how === "continue") next.content = message.content;
       this.add(next);
       this.follow(next, how === "regenerate");
@@ -484,8 +625,9 @@ function verdict(message) {
   return t("liveFailed", { reason: explainCode(message.error?.code ?? "", message.error?.text ?? "") });
 }
 
-/** @param {string} key @param {string} content @param {Message | undefined} last @returns {Message} */
-function localMessage(key, content, last) {
+/** @param {string} key @param {string} content @param {Message | undefined} last @param {number} top the highest number so far
+ * @returns {Message} */
+function localMessage(key, content, last, top) {
   return {
     id: `local-${key}`,
     role: "user",
@@ -494,7 +636,8 @@ function localMessage(key, content, last) {
     tokens: 0,
     is_incomplete: false,
     created_at: new Date().toISOString(),
-    sequence_number: (last?.sequence_number ?? 0) + 1,
+    sequence_number: Math.max(last?.sequence_number ?? 0, top) + 1,
+    parent_id: last?.id ?? null,
     pending: "sending",
   };
 }
@@ -510,6 +653,7 @@ function answerMessage(generation, sequence, model) {
     is_incomplete: true,
     created_at: new Date().toISOString(),
     sequence_number: sequence,
+    parent_id: generation.user_message_id,
     model: generation.model ?? model,
     generation_id: generation.id,
   };
