@@ -177,8 +177,12 @@ class MessageService:
         *,
         interrupt: bool,
     ) -> Sent:
-        """The transaction, repeated when a running answer had to be stopped first."""
-        if self._draining():
+        """The transaction, repeated when a running answer had to be stopped first.
+
+        A process that drains makes nothing new. Who comes again is joined all the same, and then sent elsewhere: a
+        refusal would close a native EventSource for good.
+        """
+        if key.name is None and self._draining():
             raise Draining
         user_id = principal.user_id
         with contextlib.ExitStack() as hold:
@@ -191,6 +195,8 @@ class MessageService:
                     )
                     if situation.known_generation_id is not None:
                         return await self._join(transaction, user_id, situation, key)
+                    if self._draining():
+                        raise Draining
                     planned = await plan(transaction, chat)
                     if chat.archived:
                         raise ChatArchived
@@ -205,6 +211,7 @@ class MessageService:
                 # Outside of the transaction: a stop waits for the upstream to be closed.
                 await self._generations.stop(user_id, situation.running_id)
             self._maker.start(new.generation, list(new.events))
+            self._generations.made_here(new.generation.id)
         await self._wakeups.publish(wakeups.USER_EVENT, str(user_id))
         question = planned.question or Question(
             id=new.generation.user_message_id,
