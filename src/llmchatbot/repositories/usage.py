@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 from uuid import UUID
 
@@ -25,3 +26,30 @@ async def sums(
         by_model,
     )
     return [UsageSum(*record) for record in records]
+
+
+async def account_unfinished(executor: Executor, user_id: UUID, chat_ids: Sequence[UUID]) -> None:
+    """Answers in the making that are about to be deleted with their chats: what was asked and said so far, four
+    characters a token. Otherwise whoever deletes in time would talk for nothing.
+
+    The chats must be locked, so that no answer ends meanwhile. One whose model was not asked yet has cost nothing.
+    """
+    await executor.execute(
+        """
+        INSERT INTO usage (generation_id, user_id, model, day, input_tokens, output_tokens, estimated)
+        SELECT g.id, g.user_id, g.model, (now() AT TIME ZONE 'UTC')::date, (asked.characters + 3) / 4,
+               greatest(said.characters - length(g.prefix) + 3, 0) / 4, true
+        FROM generations g, LATERAL (
+            SELECT coalesce(sum(length(content)), 0) AS characters FROM messages
+            WHERE id IN (SELECT value::uuid FROM jsonb_array_elements_text(g.prompt -> 'message_ids'))
+        ) asked, LATERAL (
+            SELECT coalesce(sum(length(payload::json ->> 'content')), 0) AS characters FROM generation_events
+            WHERE generation_id = g.id AND payload LIKE '{"type":"token",%'
+        ) said
+        WHERE g.user_id = $1 AND g.chat_id = ANY($2::uuid[]) AND g.status IN ('queued', 'running')
+        AND g.prompt IS NOT NULL
+        ON CONFLICT DO NOTHING
+        """,
+        user_id,
+        chat_ids,
+    )

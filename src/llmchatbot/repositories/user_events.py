@@ -53,7 +53,14 @@ async def read(executor: Executor, user_id: UUID, after: int, limit: int) -> lis
 
 
 async def forget_old(executor: Executor, seconds: float) -> None:
-    await executor.execute("DELETE FROM user_events WHERE created_at < now() - make_interval(secs => $1)", seconds)
+    """From the beginning of each feed on: a transaction that began earlier may have the later number, and no reader
+    must find a hole."""
+    await executor.execute(
+        "DELETE FROM user_events e USING (SELECT user_id, max(seq) AS seq FROM user_events "
+        "WHERE created_at < now() - make_interval(secs => $1) GROUP BY user_id) old "
+        "WHERE e.user_id = old.user_id AND e.seq <= old.seq",
+        seconds,
+    )
 
 
 def _ascii(payload: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from llmchatbot.models.chats import (
     Page,
 )
 from llmchatbot.models.messages import Message
-from llmchatbot.repositories import chats, messages_read, user_events
+from llmchatbot.repositories import chats, messages_read, usage, user_events
 from llmchatbot.streaming import payloads, wakeups
 from llmchatbot.streaming.wakeups import WakeUps
 
@@ -188,6 +188,8 @@ class ChatService:
         if expected is not None:
             require_version(await chats.lock_owned(transaction, user_id, chat_ids[0]), expected)
         orphaned = await chats.active_generations(transaction, user_id, chat_ids)
+        if orphaned:
+            await usage.account_unfinished(transaction, user_id, chat_ids)
         deleted = await chats.delete(transaction, user_id, chat_ids)
         events = [{"type": "chat.deleted", "chat_id": str(chat_id)} for chat_id in deleted]
         await user_events.append(transaction, user_id, *events)
