@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from urllib.parse import quote
 
 import aiohttp
 import asyncpg
@@ -131,6 +132,23 @@ async def test_refused_send_ends_the_connection_that_leads_to_a_draining_node(st
         ) as response:
             assert response.status == 503
             assert response.headers["Connection"] == "close"
+
+
+async def test_draining_node_joins_who_sent_before_and_sends_him_elsewhere(start_node: StartNode) -> None:
+    """A native EventSource that lost its first frame repeats its GET: a 503 would close it for good (protocol §6)."""
+    node = await start_node()
+    async with Person(node) as person:
+        chat = await person.chat(model_used="scripted")
+        path = f"/api/v1/stream/chat/{chat}?message={quote('[[rate=10 tokens=60]]')}"
+        async with person.stream(path) as response:
+            generation = response.headers["X-Generation-Id"]
+        node.signal(signal.SIGTERM)
+        while (await person.request("GET", "/health/ready"))[0] != 503:  # noqa: ASYNC110 - a state of another process
+            await asyncio.sleep(0.02)
+        async with person.stream(path) as response:
+            assert (response.status, response.headers["X-Generation-Id"]) == (200, generation)
+            assert '"code":"reconnect"' in await response.text()
+        assert (await person.request("GET", path + "x"))[0] == 503
 
 
 async def test_node_stays_ready_when_a_newer_release_has_migrated_the_database(

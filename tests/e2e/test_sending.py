@@ -150,6 +150,32 @@ async def test_last_event_id_never_creates(person: Person) -> None:
     assert await person.messages(chat) == before
 
 
+@pytest.mark.parametrize("what", ["send", "regenerate"])
+async def test_last_event_id_never_creates_by_post_either(person: Person, what: str) -> None:
+    """Clients that stream by POST, as fetch-event-source does, repeat the whole request with the place they are at."""
+    chat = await person.chat()
+    generation = await person.start(chat, SHORT)
+    await person.events(generation)
+    path = f"/api/v1/chats/{chat}/messages"
+    if what == "regenerate":
+        path += f"/{(await person.messages(chat))[-1]['id']}/regenerate"
+    body = {"content": SHORT, "model": "scripted"} if what == "send" else {"model": "scripted"}
+
+    async def post(last: str) -> tuple[int, list[Event]]:
+        headers = person.headers(Accept="text/event-stream", **({"Last-Event-ID": last} if last else {}))
+        async with person.session.post(person.node.base + path, json=body, headers=headers) as response:
+            return response.status, [event async for event in read_events(response)]
+
+    _, events = await post("")
+    before = await person.messages(chat)
+    status, rest = await post(events[1].id)
+    assert status == 200
+    assert [event.id for event in rest] == [event.id for event in events[2:]]
+    assert (await post(events[-1].id))[0] == 204
+    assert (await post("nonsense"))[0] == 400
+    assert await person.messages(chat) == before
+
+
 async def test_reconnect_that_lost_the_first_frame_joins(person: Person) -> None:
     """A native EventSource repeats its GET by itself."""
     chat = await scripted_chat(person)

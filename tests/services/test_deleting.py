@@ -111,6 +111,14 @@ async def test_i6_an_answer_deleted_in_the_making_leaves_what_it_has_cost(db: Da
     assert await db.fetchval("SELECT count(*) FROM chats") == 0
 
 
+async def test_i6_a_kept_text_that_an_answer_goes_on_from_is_not_accounted_again(db: Database) -> None:
+    service = ChatService(database=db, wakeups=LocalWakeUps(), accounting=accounting())
+    user, chat, generation = await make_running(db, model="m", asked="why?", prompt={}, shown="because")
+    await db.execute("UPDATE generations SET prefix = 'bec' WHERE id = $1", generation)
+    await service.delete(user, chat)
+    assert (await usage_of(db, generation))[2:4] == (len("why?"), len("ause"))
+
+
 async def test_i6_an_answer_deleted_before_its_model_was_asked_has_cost_nothing(db: Database) -> None:
     service = ChatService(database=db, wakeups=LocalWakeUps(), accounting=accounting())
     user, chat, generation = await make_running(db, model="m", asked="why?", prompt=None, shown="")

@@ -12,7 +12,7 @@ import pytest
 from llmchatbot.clock import ManualClock
 from llmchatbot.database.pool import Database
 from llmchatbot.errors import DatabaseUnavailable
-from llmchatbot.ids import time_floor
+from llmchatbot.ids import new_id, time_floor
 from llmchatbot.repositories import partitions
 from llmchatbot.services import batches
 from llmchatbot.services.maintenance import MaintenanceService
@@ -124,6 +124,18 @@ async def test_events_without_a_partition_are_caught_and_cleared_a_day_later(
     clock.advance(timedelta(days=2).total_seconds())
     await maintenance.once()
     assert await count_events(db) == 0
+
+
+async def test_old_part_of_a_feed_is_forgotten_without_a_hole(db: Database, maintenance: MaintenanceService) -> None:
+    """A transaction that began earlier may have got the later number: a hole would shift every cursor behind it."""
+    user = new_id()
+    await db.execute("INSERT INTO users (id, email, username, last_event_seq) VALUES ($1, 'a@x.org', 'u', 3)", user)
+    for seq, age in enumerate((90_000, 80_000, 90_000, 10)):
+        await db.execute(
+            "INSERT INTO user_events VALUES ($1, $2, '{}', now() - make_interval(secs => $3))", user, seq, age
+        )
+    await maintenance.once()
+    assert [row["seq"] for row in await db.fetch("SELECT seq FROM user_events ORDER BY seq")] == [3]
 
 
 async def test_only_one_process_of_all_is_at_it(db: Database, clock: ManualClock) -> None:

@@ -148,6 +148,42 @@ async def test_answer_in_hand_is_not_claimed_by_its_own_node(db: Database) -> No
     assert not maker.started
 
 
+async def test_all_answers_of_a_dead_node_are_taken_over_in_one_tick(db: Database) -> None:
+    """Forty answers of one dead node are as many readers that wait: a handful a second would be seconds more."""
+    node, maker = make_node(db)
+    await node.tick()
+    dead = new_id()
+    made = {await make_generation(db, dead) for _ in range(40)}
+    await node.tick()
+    assert {generation.id for generation, _ in maker.started} == made
+
+
+TOLD = '{"type":"token","content":"told "}'
+THOUGHT = '{"type":"reasoning","content":"hm"}'
+
+
+@pytest.mark.parametrize(
+    ("prefix", "events", "again"),
+    [
+        ("", [], True),
+        ("", [THOUGHT], False),
+        ("", [TOLD], False),
+        ("told ", [TOLD], True),
+        ("told ", [TOLD, '{"type":"notice","code":"x"}'], True),
+        ("told ", [TOLD, THOUGHT], False),
+        ("told ", [TOLD, TOLD], False),
+    ],
+)
+async def test_what_was_shown_is_never_begun_anew(db: Database, prefix: str, events: list[str], again: bool) -> None:
+    """protocol §6: only while nothing was shown; what a person asked to go on from was shown before."""
+    node, maker = make_node(db)
+    await node.tick()
+    generation = await make_generation(db, new_id(), events=dict(enumerate(['{"type":"start"}', *events])))
+    await db.execute("UPDATE generations SET prefix = $2 WHERE id = $1", generation, prefix)
+    await node.tick()
+    assert (len(maker.started), len(maker.ended)) == ((1, 0) if again else (0, 1))
+
+
 async def test_fenced_node_claims_nothing(db: Database) -> None:
     node, maker = make_node(db)
     await node.tick()

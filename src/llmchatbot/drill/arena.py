@@ -72,7 +72,7 @@ class Arena:
 
     def on(self, cluster: Cluster) -> Arena:
         """The same plan on other nodes, with records of its own."""
-        return Arena(
+        made = Arena(
             outcome=self.outcome,
             seed=self._seed,
             full=self.full,
@@ -80,6 +80,8 @@ class Arena:
             cluster=cluster,
             on_progress=self._on_progress,
         )
+        made.expect(self._total)
+        return made
 
     @property
     def own(self) -> bool:

@@ -97,7 +97,7 @@ class Cluster:
         self.upstream = ScriptedServer(Script(rate=50))
         self._count = nodes
         self._extra = dict(environment or {})
-        self._bin_dir = bin_dir
+        self.bin_dir = bin_dir
         self._say = say
         self._stack = AsyncExitStack()
 
@@ -109,7 +109,7 @@ class Cluster:
             await stack.enter_async_context(self.upstream)
             self.postgres = EmbeddedPostgres(
                 self.folder / "database",
-                bin_dir=self._bin_dir,
+                bin_dir=self.bin_dir,
                 max_connections=self._count * (_CONNECTIONS_PER_NODE + 4) + 20,
                 progress=self._say,
             )

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
-from llmchatbot.drill import invariants, report
+from llmchatbot.drill import invariants, logs, report
 from llmchatbot.drill.arena import Arena
 from llmchatbot.drill.cluster import SHORT_PACE, Cluster, Pace
 from llmchatbot.drill.outcome import Outcome
 from llmchatbot.drill.plans import Plan
 from llmchatbot.errors import StartupError
 
-_TIMESTAMP = 24
-_LOST_TASK = re.compile(r"^.*(?:Task was destroyed|never retrieved).*$", re.MULTILINE)
 NODES = 3
 
 
@@ -54,7 +50,7 @@ async def run_plan(plan: Plan, options: Options, cluster: Cluster | None) -> Out
     outcome.skipped = plan.why_not(arena)
     if outcome.skipped:
         return outcome
-    logs = {node.name: len(node.log()) for node in cluster.nodes} if cluster is not None else {}
+    before = {node.name: len(node.log()) for node in cluster.nodes} if cluster is not None else {}
     loop = asyncio.get_running_loop()
     began = loop.time()
     try:
@@ -69,7 +65,7 @@ async def run_plan(plan: Plan, options: Options, cluster: Cluster | None) -> Out
         progress.clear()
     if cluster is not None:
         for node in cluster.nodes:
-            _check_log(outcome, node.name, node.log()[logs[node.name] :])
+            logs.check(outcome, node.name, node.log()[before[node.name] :])
             if not node.running:
                 await node.start()
     outcome.judge_times()
@@ -81,31 +77,6 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     for error in group.exceptions:
         found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
     return found
-
-
-def _check_log(outcome: Outcome, node: str, log: str) -> None:
-    """A traceback in a log is a fault of ours, whatever a client saw of it."""
-    found = Counter(match[0] for match in _LOST_TASK.finditer(log))
-    found.update(_errors(log.splitlines()))
-    for what, times in found.items():
-        outcome.violate(f"{node} logged {times} times: {what[:500]}")
-
-
-def _errors(lines: list[str]) -> Iterator[str]:
-    """Each traceback as the line that announced it and the last error of its chain."""
-    said = error = ""
-    inside = False
-    for line in lines:
-        if line.startswith("Traceback (most recent call last):"):
-            inside = True
-        elif inside and line and not line[0].isspace():
-            error, inside = line, False
-        elif line[:4].isdigit():
-            if error:
-                yield f"{said} … {error}"
-            said, error = line[_TIMESTAMP:], ""
-    if error:
-        yield f"{said} … {error}"
 
 
 async def run_all(plans: Sequence[Plan], options: Options) -> int:

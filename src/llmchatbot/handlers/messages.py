@@ -97,6 +97,8 @@ async def send_message(
 ) -> Response[SentBody] | Response[bytes]:
     key = idempotency_key(request.headers.get("idempotency-key"), data.request_id)
     wire = _wanted_wire(request)
+    if place := _place_in(request, wire):
+        return await _resume(request, chat_id, place, None, principal, generation_service, stream_opener)
     request_limits.check_message(principal)
     parameters = msgspec.to_builtins(data.parameters) if data.parameters is not None else {}
     sent = await message_service.send(
@@ -135,6 +137,8 @@ async def continue_message(
     again = data or Again()
     key = idempotency_key(request.headers.get("idempotency-key"), again.request_id)
     wire = _wanted_wire(request)
+    if place := _place_in(request, wire):
+        return await _resume(request, chat_id, place, None, principal, generation_service, stream_opener)
     request_limits.check_message(principal)
     sent = await message_service.regenerate(principal, chat_id, message_id, model=again.model, key=key, go_on=True)
     return await _answer(wire, sent, generation_service, stream_opener, principal)
@@ -161,6 +165,8 @@ async def regenerate_message(
     again = data or Again()
     key = idempotency_key(request.headers.get("idempotency-key"), again.request_id)
     wire = _wanted_wire(request)
+    if place := _place_in(request, wire):
+        return await _resume(request, chat_id, place, None, principal, generation_service, stream_opener)
     request_limits.check_message(principal)
     sent = await message_service.regenerate(principal, chat_id, message_id, model=again.model, key=key)
     return await _answer(wire, sent, generation_service, stream_opener, principal)
@@ -196,11 +202,7 @@ async def stream_chat(
     refuse_foreign_fetch(request)
     resume = request.headers.get("last-event-id") or last_event_id
     if resume:
-        cursor = Cursor.parse(resume)
-        generation = await generation_service.get_owned(principal.user_id, cursor.generation_id)
-        if generation.chat_id != chat_id:
-            raise NotFound
-        return await read_stream(request, generation.id, resume, wait, principal, generation_service, stream_opener)
+        return await _resume(request, chat_id, resume, wait, principal, generation_service, stream_opener)
     content = _message_in_url(message)
     # Whatever can be refused is refused before the commit (protocol §2).
     wire, poll_seconds = format_of(request), poll_seconds_of(wait)
@@ -217,6 +219,27 @@ def _wanted_wire(request: Request[Any, Any, Any]) -> Format | None:
     """None for the plain JSON answer. Asked before the send: after its commit nothing is refused (protocol §2)."""
     kinds = {part.partition(";")[0].strip() for part in request.headers.get("accept", "").lower().split(",")}
     return format_of(request) if kinds & {Format.SSE, Format.NDJSON} else None
+
+
+async def _resume(
+    request: Request[Any, Any, Any],
+    chat_id: UUID,
+    last_event_id: str,
+    wait: float | None,
+    principal: Principal,
+    generation_service: GenerationService,
+    stream_opener: StreamOpener,
+) -> Response[bytes]:
+    """A reader that comes back to an answer of this chat. Nothing is ever created here (protocol §2.1)."""
+    generation = await generation_service.get_owned(principal.user_id, Cursor.parse(last_event_id).generation_id)
+    if generation.chat_id != chat_id:
+        raise NotFound
+    return await read_stream(request, generation.id, last_event_id, wait, principal, generation_service, stream_opener)
+
+
+def _place_in(request: Request[Any, Any, Any], wire: Format | None) -> str | None:
+    """Where a stream that was begun by a POST goes on: `fetch-event-source` and its like repeat the whole request."""
+    return request.headers.get("last-event-id") or None if wire is not None else None
 
 
 async def _answer(

@@ -31,10 +31,14 @@ async def sums(
 
 
 class Unended(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer in the making, as far as it has come. `asked` is empty before its model was called."""
+    """An answer in the making, as far as it has come. `asked` is empty before its model was called.
+
+    `prefix` is what a person asked to go on from: it was accounted when it was made.
+    """
 
     generation_id: UUID
     model: str
+    prefix: str
     asked: list[str]
     events: list[str]
 
@@ -42,7 +46,7 @@ class Unended(msgspec.Struct, frozen=True, kw_only=True):
 async def unended(executor: Executor, user_id: UUID, generation_ids: Sequence[UUID]) -> list[Unended]:
     """Those of these that have not ended, with the texts of the prompt on record and the log so far."""
     records = await executor.fetch(
-        "SELECT g.id AS generation_id, g.model, "
+        "SELECT g.id AS generation_id, g.model, g.prefix, "
         "ARRAY(SELECT m.content FROM messages m WHERE m.chat_id = g.chat_id "
         "AND m.id = ANY (ARRAY(SELECT jsonb_array_elements_text(g.prompt -> 'message_ids')::uuid)) "
         "UNION ALL SELECT g.prompt ->> 'system_prompt' WHERE g.prompt ->> 'system_prompt' <> '') AS asked, "

@@ -53,11 +53,14 @@ async def read(executor: Executor, user_id: UUID, after: int, limit: int) -> lis
 
 
 async def forget_old(executor: Executor, seconds: float, limit: int) -> int:
-    """The oldest first, so that what is left of a feed has no gap; how many."""
+    """From the beginning of each feed on, and how many: a transaction that began earlier may have the later number, and
+    no reader must find a hole."""
     tag = await executor.execute(
         "DELETE FROM user_events WHERE ctid = ANY (ARRAY("
-        "SELECT ctid FROM user_events WHERE created_at < now() - make_interval(secs => $1) "
-        "ORDER BY created_at, seq LIMIT $2 FOR UPDATE SKIP LOCKED))",
+        "SELECT e.ctid FROM user_events e JOIN (SELECT user_id, max(seq) AS seq FROM user_events "
+        "WHERE created_at < now() - make_interval(secs => $1) GROUP BY user_id) old "
+        "ON e.user_id = old.user_id AND e.seq <= old.seq "
+        "ORDER BY e.user_id, e.seq LIMIT $2 FOR UPDATE OF e SKIP LOCKED))",
         seconds,
         limit,
     )

@@ -40,7 +40,7 @@ class Accounting:
         estimator, model = self._estimator, unended.model
         spent = Usage(
             input_tokens=sum(estimator.tokens(model, text) for text in unended.asked),
-            output_tokens=estimator.tokens(model, payloads.text_of(unended.events)),
+            output_tokens=estimator.tokens(model, payloads.text_of(unended.events).removeprefix(unended.prefix)),
             estimated=True,
         )
         return UsageRow(

@@ -15,13 +15,14 @@ import msgspec
 
 from llmchatbot.clock import Clock
 from llmchatbot.database.pool import Database
-from llmchatbot.errors import DatabaseUnavailable, InvalidToken, NotFound, Unavailable
-from llmchatbot.models.generations import Cursor, Generation, Receipt
+from llmchatbot.errors import DatabaseUnavailable, InvalidToken, ModelError, ModelInterrupted, NotFound, Unavailable
+from llmchatbot.models.generations import Cursor, Generation, Receipt, Status
 from llmchatbot.models.principals import Principal
 from llmchatbot.repositories import generations, stream_tickets
 from llmchatbot.services.answers import AnswerMaker
 from llmchatbot.streaming import payloads, wakeups
 from llmchatbot.streaming.followers import Followers
+from llmchatbot.streaming.replays import Replay
 from llmchatbot.streaming.store import Store
 from llmchatbot.streaming.streams import Source
 from llmchatbot.streaming.tails import Excerpt, ResetView, Tail, Tails
@@ -88,11 +89,21 @@ class GenerationService:
         return msgspec.structs.replace(reading, marks_end=generation.derived_key)
 
     async def read_sent(self, generation: Generation) -> Reading:
-        """From the beginning, for whoever has just sent: what is made here needs no look at the database."""
+        """From the beginning, for whoever has just sent: what is made here needs no look at the database.
+
+        Never refused, for the message is stored (protocol §2): without a database the reader is asked to come again.
+        """
         tail = self._tails.find(generation.id)
-        if tail is not None and self._maker.makes(generation.id):
+        if tail is not None and (tail.ended or self._maker.makes(generation.id)):
             return Reading(tail, -1, generation.derived_key)
-        return await self.read(generation.user_id, generation.id, None)
+        try:
+            return await self.read(generation.user_id, generation.id, None)
+        except DatabaseUnavailable:
+            return Reading(Replay(self._store, generation.id, 0, 0, replaced=True), -1)
+
+    def made_here(self, generation_id: UUID) -> None:
+        """Its maker feeds its tail from now on, also for readers that were faster than its commit was told."""
+        self._followers.release(generation_id)
 
     async def _read(self, generation: Generation, cursor: Cursor | None) -> Reading:
         generation_id = generation.id
@@ -104,6 +115,9 @@ class GenerationService:
             if seq > tail.last:
                 # Not ours yet, perhaps: what the log holds decides, not what this process has seen of it.
                 await self._catch_up(tail)
+                if tail.ended:
+                    # Meanwhile. A reset in the place of its end would hide the end.
+                    return await self._read_ended(await self.get_owned(generation.user_id, generation_id), seq)
                 if seq > tail.last:
                     # Beyond the end: the whole text under the number of the newest event, then what follows.
                     return Reading(ResetView(tail, payloads.text_of(tail.payloads)), tail.last - 1)
@@ -112,19 +126,25 @@ class GenerationService:
 
     async def _read_ended(self, generation: Generation, seq: int) -> Reading:
         last = generation.last_seq if generation.last_seq is not None else -1
-        tail = self._tails.find(generation.id)
-        if tail is None or not tail.ended:
-            # Not kept: a replay of an old answer is one reader's, and gone with it.
-            tail = Tail(generation.id)
-            await self._catch_up(tail)
-        if tail.ended and seq <= last:
-            return Reading(tail, seq)
+        if seq <= last:
+            tail = self._tails.find(generation.id)
+            if tail is not None and tail.ended:
+                return Reading(tail, seq)
+            replay = Replay(self._store, generation.id, seq + 1, last)
+            await replay.load()
+            if seq == last or replay.last > seq:
+                return Reading(replay, seq)
+        return await self._whole_again(generation)
+
+    async def _whole_again(self, generation: Generation) -> Reading:
+        """The events were compacted, or the cursor lies beyond them: the whole text, then the end as it was."""
         ended = await generations.find_ended(self._database, generation.user_id, generation.id)
         if ended is None:
             raise NotFound
-        if seq == last:
-            return Reading(Excerpt(generation.id, last + 1, []), last)
-        return _whole_again(generation, ended)
+        kept = await self._store.read(generation.id, ended.last_seq, 1)
+        final = kept[0][1] if kept else _end_of(generation, ended)
+        first = ended.last_seq - 1
+        return Reading(Excerpt(generation.id, first, [payloads.reset(ended.content), final]), first - 1)
 
     async def _catch_up(self, tail: Tail) -> None:
         while not tail.ended:
@@ -204,17 +224,20 @@ class GenerationService:
         return principal
 
 
-def _whole_again(generation: Generation, ended: generations.Ended) -> Reading:
-    """The events were compacted, or the cursor lies beyond them: the whole text, then the end as it was."""
-    final = payloads.complete(
-        status=ended.status.value,
-        message_id=generation.message_id,
+def _end_of(generation: Generation, ended: generations.Ended) -> str:
+    """The last event of an answer whose log is gone, made anew from what is kept for good."""
+    message_id, status = generation.message_id, ended.status.value
+    if ended.status in {Status.FAILED, Status.INTERRUPTED}:
+        kinds = {kind.code: kind for kind in ModelError.__subclasses__()}
+        error = kinds.get(generation.error_code or "", ModelInterrupted)()
+        return payloads.failure(error, status=status, message_id=message_id, content=ended.content)
+    return payloads.complete(
+        status=status,
+        message_id=message_id,
         content=ended.content,
         usage=ended.usage,
         finish_reason=generation.finish_reason,
     )
-    first = max(ended.last_seq - 1, 0)
-    return Reading(Excerpt(generation.id, first, [payloads.reset(ended.content), final]), first - 1)
 
 
 def _hash(ticket: str) -> bytes:

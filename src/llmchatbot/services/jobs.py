@@ -22,6 +22,8 @@ class Job:
     def __init__(self, generation: Generation, draft: Draft) -> None:
         self.generation = generation
         self.draft = draft
+        # What a node that died has written of it: its provider told nobody what that cost.
+        self.inherited = draft.text.removeprefix(generation.prefix)
         self.model = generation.model
         self.upstream = ""
         self.usage: ModelUsage | None = None
@@ -110,12 +112,17 @@ def ending_of(job: Job, failure: ModelError | None, prompts: PromptBuilder) -> E
 
 
 def _usage(job: Job, text: str, prompts: PromptBuilder) -> Usage:
-    """The provider's numbers; without them an estimate that says so."""
+    """The provider's numbers; without them an estimate that says so.
+
+    A prefix that a person asked to go on from was accounted when it was made.
+    """
+    tokens = partial(prompts.tokens, job.generation.model)
     if job.usage is not None:
+        inherited = tokens(job.inherited) if job.inherited else 0
         return Usage(
             input_tokens=job.usage.input_tokens,
-            output_tokens=job.usage.output_tokens,
-            estimated=job.usage.estimated,
+            output_tokens=job.usage.output_tokens + inherited,
+            estimated=job.usage.estimated or inherited > 0,
         )
-    tokens = partial(prompts.tokens, job.generation.model)
-    return Usage(input_tokens=sum(map(tokens, job.prompt_texts)), output_tokens=tokens(text), estimated=True)
+    written = text.removeprefix(job.generation.prefix)
+    return Usage(input_tokens=sum(map(tokens, job.prompt_texts)), output_tokens=tokens(written), estimated=True)

@@ -24,24 +24,21 @@ from llmchatbot.errors import (
     InvalidInput,
     NotContinuable,
     TooManyGenerations,
-    UnknownModel,
 )
-from llmchatbot.ids import new_id
 from llmchatbot.llm.gateway import ModelGateway
-from llmchatbot.models.generations import Generation, Status
+from llmchatbot.models.generations import Generation
 from llmchatbot.models.principals import Principal
 from llmchatbot.repositories import generations, messages, sending
 from llmchatbot.repositories.messages import BranchMessage, Question
-from llmchatbot.repositories.sending import ChatHead, NewMessages, Situation
+from llmchatbot.repositories.sending import ChatHead, Situation
 from llmchatbot.services.answers import AnswerMaker
+from llmchatbot.services.beginnings import Key, Plan, new_messages
 from llmchatbot.services.generations import GenerationService
 from llmchatbot.services.prompts import PromptBuilder
-from llmchatbot.services.titles import title_of
 from llmchatbot.services.turns import Turns
-from llmchatbot.streaming import payloads, wakeups
+from llmchatbot.streaming import wakeups
 from llmchatbot.streaming.wakeups import WakeUps
 
-_KEY_LIFETIME = 24 * 3600.0
 # A lost first frame is asked for again within seconds (protocol §2.3).
 _DERIVED_GRACE = 10.0
 _ATTEMPTS = 5
@@ -65,29 +62,6 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     question: Question
     generation: Generation
     replayed: bool
-
-
-class _Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be written once nothing stands in the way. `content` is None when the question is there already.
-
-    `stands_in_for`: the model of the chat or of the answer before, when there is none of that name (any more).
-    """
-
-    question: Question | None
-    content: str | None
-    parent_id: UUID | None
-    model: str
-    parameters: dict[str, Any]
-    prefix: str = ""
-    stands_in_for: str = ""
-
-
-class _Key(msgspec.Struct, frozen=True, kw_only=True):
-    """The name of an intent, and what was asked under it."""
-
-    name: str | None = None
-    fingerprint: bytes = b""
-    derived: bool = False
 
 
 class MessageService:
@@ -123,7 +97,7 @@ class MessageService:
         # A key of the client is visible ASCII, so the space keeps derived ones apart.
         name = f"derived {fingerprint.hex()}" if request.derive_key else request.key
 
-        async def plan(transaction: Connection, chat: ChatHead) -> _Plan:
+        async def plan(transaction: Connection, chat: ChatHead) -> Plan:
             parent_id = chat.leaf_id if request.parent_id is msgspec.UNSET else request.parent_id
             if request.parent_id is not msgspec.UNSET and request.parent_id is not None:
                 parent = await messages.get_in_chat(transaction, principal.user_id, chat_id, request.parent_id)
@@ -133,7 +107,7 @@ class MessageService:
             model = self._gateway.resolve(request.model or self._still_known(chat.model_used)).name
             parameters = {**chat.parameters, **request.parameters}
             self._prompts.require_fit(model, request.content, parameters)
-            return _Plan(
+            return Plan(
                 question=None,
                 content=request.content,
                 parent_id=parent_id,
@@ -142,7 +116,7 @@ class MessageService:
                 stands_in_for="" if request.model or chat.model_used in {"", model} else chat.model_used,
             )
 
-        key = _Key(name=name, fingerprint=fingerprint, derived=request.derive_key)
+        key = Key(name=name, fingerprint=fingerprint, derived=request.derive_key)
         return await self._open(principal, chat_id, plan, key, interrupt=request.interrupt)
 
     async def regenerate(
@@ -160,7 +134,7 @@ class MessageService:
         Raises NotContinuable for an answer that is complete, and all that `send` raises.
         """
 
-        async def plan(transaction: Connection, chat: ChatHead) -> _Plan:
+        async def plan(transaction: Connection, chat: ChatHead) -> Plan:
             message = await messages.get_in_chat(transaction, principal.user_id, chat_id, message_id)
             question_id = message.id if message.role == "user" else message.parent_id
             if question_id is None or (go_on and not _continuable(message)):
@@ -170,7 +144,7 @@ class MessageService:
             chosen = self._gateway.resolve(
                 model or self._still_known(wished) or self._still_known(chat.model_used)
             ).name
-            return _Plan(
+            return Plan(
                 question=question,
                 content=None,
                 parent_id=question.id,
@@ -181,20 +155,24 @@ class MessageService:
             )
 
         asked = ["continue" if go_on else "regenerate", str(message_id), model or ""]
-        named = _Key(name=key, fingerprint=hashlib.sha256(msgspec.json.encode(asked)).digest())
+        named = Key(name=key, fingerprint=hashlib.sha256(msgspec.json.encode(asked)).digest())
         return await self._open(principal, chat_id, plan, named, interrupt=False)
 
     async def _open(
         self,
         principal: Principal,
         chat_id: UUID,
-        plan: Callable[[Connection, ChatHead], Awaitable[_Plan]],
-        key: _Key,
+        plan: Callable[[Connection, ChatHead], Awaitable[Plan]],
+        key: Key,
         *,
         interrupt: bool,
     ) -> Sent:
-        """The transaction, repeated when a running answer had to be stopped first."""
-        if self._draining():
+        """The transaction, repeated when a running answer had to be stopped first.
+
+        A process that drains makes nothing new. Who comes again is joined all the same, and then sent elsewhere: a
+        refusal would close a native EventSource for good.
+        """
+        if key.name is None and self._draining():
             raise Draining
         user_id = principal.user_id
         with contextlib.ExitStack() as hold:
@@ -207,12 +185,14 @@ class MessageService:
                     )
                     if situation.known_generation_id is not None:
                         return await self._join(transaction, user_id, situation, key)
+                    if self._draining():
+                        raise Draining
                     planned = await plan(transaction, chat)
                     if chat.archived:
                         raise ChatArchived
                     if situation.running_id is None:
                         self._require_room(situation.active)
-                        new = self._new(principal, chat, planned, key)
+                        new = new_messages(principal, chat, planned, key, node_id=self._node_id())
                         hold.enter_context(self._maker.reserved(new.generation.id))
                         number, created_at = await sending.write(transaction, new)
                         break
@@ -221,6 +201,7 @@ class MessageService:
                 # Outside of the transaction: a stop waits for the upstream to be closed.
                 await self._generations.stop(user_id, situation.running_id)
             self._maker.start(new.generation, list(new.events))
+            self._generations.made_here(new.generation.id)
         await self._wakeups.publish(wakeups.USER_EVENT, str(user_id))
         question = planned.question or Question(
             id=new.generation.user_message_id,
@@ -234,7 +215,7 @@ class MessageService:
         """Empty when there is no such model (any more): the next best is asked then. Only a wish of now is refused."""
         return model if any(known.name == model for known in self._gateway.describe()) else ""
 
-    async def _join(self, transaction: Connection, user_id: UUID, situation: Situation, key: _Key) -> Sent:
+    async def _join(self, transaction: Connection, user_id: UUID, situation: Situation, key: Key) -> Sent:
         """The same intent again. Raises IdempotencyKeyReused when something else is asked under its name."""
         if situation.known_fingerprint != key.fingerprint or situation.known_generation_id is None:
             raise IdempotencyKeyReused
@@ -251,83 +232,6 @@ class MessageService:
                 retry_after=2,
                 headers={"RateLimit-Policy": f'"answers";q={limit}', "RateLimit": '"answers";r=0;t=2'},
             )
-
-    def _new(self, principal: Principal, chat: ChatHead, plan: _Plan, key: _Key) -> NewMessages:
-        generation = _new_generation(plan, chat.id, principal.user_id, self._node_id(), derived_key=key.derived)
-        unnamed = plan.content is not None and chat.title_source == "default" and chat.last_sequence == 0
-        title = title_of(plan.content or "") if unnamed else ""
-        events = [_start(generation)]
-        if plan.stands_in_for:
-            events.append(_stand_in(plan))
-        if plan.prefix:
-            events.append(payloads.token(plan.prefix))
-        feed = [_started(generation)]
-        if title:
-            events.append(payloads.encode({"type": "title", "content": title}))
-            feed.append({"type": "chat.updated", "chat_id": str(chat.id)})
-        return NewMessages(
-            generation=generation,
-            session_id=principal.session_id,
-            parent_id=plan.parent_id,
-            content=plan.content,
-            title=title or None,
-            key=key.name,
-            fingerprint=key.fingerprint,
-            key_seconds=_KEY_LIFETIME,
-            events=events,
-            feed=feed,
-        )
-
-
-def _new_generation(plan: _Plan, chat_id: UUID, user_id: UUID, node_id: UUID, *, derived_key: bool) -> Generation:
-    return Generation(
-        id=new_id(),
-        user_id=user_id,
-        chat_id=chat_id,
-        message_id=new_id(),
-        user_message_id=plan.question.id if plan.question is not None else new_id(),
-        status=Status.QUEUED,
-        epoch=1,
-        owner_node=node_id,
-        model=plan.model,
-        parameters=plan.parameters,
-        prefix=plan.prefix,
-        derived_key=derived_key,
-        last_seq=None,
-        finish_reason=None,
-        error_code=None,
-        stop_requested_at=None,
-        created_at=None,
-        finished_at=None,
-    )
-
-
-def _start(generation: Generation) -> str:
-    return payloads.start(
-        generation_id=generation.id,
-        message_id=generation.message_id,
-        user_message_id=generation.user_message_id,
-        chat_id=generation.chat_id,
-        model=generation.model,
-    )
-
-
-def _stand_in(plan: _Plan) -> str:
-    """Told, not refused: a client of the first backend names whatever it likes, and cannot choose another by GET."""
-    return payloads.notice(
-        "fallback",
-        f"There is no model '{plan.stands_in_for[:100]}' here; {plan.model} answers.",
-        {"from": plan.stands_in_for[:100], "to": plan.model, "reason": UnknownModel.code},
-    )
-
-
-def _started(generation: Generation) -> dict[str, Any]:
-    return {
-        "type": "generation.started",
-        "generation_id": str(generation.id),
-        "chat_id": str(generation.chat_id),
-        "message_id": str(generation.message_id),
-    }
 
 
 def _continuable(message: BranchMessage) -> bool:

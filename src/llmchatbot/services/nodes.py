@@ -128,16 +128,27 @@ class NodeService:
         await self.register()
 
     async def _take_over(self, now: float) -> None:
+        """All there are, a handful at a time: other nodes get their share, and the lease its turn."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _TICK_SECONDS
+        while loop.time() < deadline:
+            if await self._claim(now) < _CLAIM_LIMIT:
+                return
+
+    async def _claim(self, now: float) -> int:
+        """How many answers were taken over."""
         # What dies again and again by a fault of ours, in its ending too, is not taken up each second for ever.
         held = [*self._maker.generation_ids, *self._tries.resting(now)]
-        for generation in await generations.claim_orphans(
+        claimed = await generations.claim_orphans(
             self._database, self.id, held, own_after=self._settings.lease, limit=_CLAIM_LIMIT
-        ):
+        )
+        for generation in claimed:
             self._tries.note(generation.id, now)
             if self._maker.makes(generation.id):
                 # Ours under an older epoch: nodes are claimed from only after they were fenced, so this one is lost.
                 await self._maker.abandon([generation.id])
             await self._adopt(generation)
+        return len(claimed)
 
     async def _adopt(self, generation: Generation) -> None:
         """Run it again, go on from its text, or end it as interrupted: what §6 of the protocol says."""
@@ -165,9 +176,9 @@ class NodeService:
     def _may_go_on(self, generation: Generation, stored: list[str]) -> bool:
         if generation.epoch > _MOST_EPOCHS:
             return False
-        begun = payloads.text_of(stored)
-        if begun == generation.prefix and not any(payloads.shows_something(text) for text in stored[1:] if not begun):
-            # Nothing but what the person asked to go on from was shown.
+        # The first events are the start and what the person asked to go on from.
+        first = 2 if generation.prefix else 1
+        if payloads.text_of(stored) == generation.prefix and not any(map(payloads.shows_something, stored[first:])):
             return True
         known = {model.name: model for model in self._gateway.describe()}
         model = known.get(generation.model)

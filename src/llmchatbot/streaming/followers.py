@@ -109,11 +109,12 @@ class Followers:
                 if tail.last > last:
                     last, heard = tail.last, now
                 if said_to_have_ended or now - heard > _SILENT_SECONDS or now - watched > _UNWATCHED_SECONDS:
-                    self._give_up(tail, wake)
                     return
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(wake.wait(), self._poll_seconds)
         finally:
+            # After a fault of ours too: a tail that nobody feeds must not keep its readers waiting.
+            self._give_up(tail, wake)
             if self._wakes.get(generation_id) is wake:
                 del self._wakes[generation_id]
             self._ended.discard(generation_id)

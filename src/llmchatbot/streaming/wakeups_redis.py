@@ -22,15 +22,19 @@ class RedisRelay:
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._client = client
+        # By the loop's clock. A Redis that hangs looks connected, and must not cost every hint its half second.
+        self._avoid_until = 0.0
         self.listening = asyncio.Event()
 
     async def send(self, message: str) -> bool:
-        if not self.listening.is_set():
+        now = asyncio.get_running_loop().time
+        if not self.listening.is_set() or now() < self._avoid_until:
             return False
         try:
             async with asyncio.timeout(_SEND_SECONDS):
                 await self._client.publish(_CHANNEL, message)
         except (redis.exceptions.RedisError, OSError) as error:
+            self._avoid_until = now() + _CHECK_SECONDS
             logger.info("a wake-up goes by NOTIFY: redis failed with %s", type(error).__name__)
             return False
         return True

@@ -63,6 +63,7 @@ class GenerationRow(msgspec.Struct):
     generation: Generation
     created: float
     ending: Ending | None = None
+    ended_at: float = 0.0
 
     @property
     def active(self) -> bool:
@@ -117,6 +118,14 @@ class ModelDatabase:
         What was shown of these may differ from what is stored; no protocol without a wait for the disk can help that.
         """
         self.two_faults |= {generation_id for generation_id in claimed if self._forgotten.get(generation_id)}
+
+    def note_shown(self, generation_id: UUID, seq: int, payload: str) -> None:
+        """I3, in the moment in which a reader sees it: only what a crash has forgotten may be missing."""
+        stored = self.events[generation_id].get(seq)
+        if stored is None and seq not in self._forgotten[generation_id]:
+            self.violate(f"I3 event {seq} of {generation_id} was shown before it was stored")
+        if stored is not None and stored.payload != payload and generation_id not in self.two_faults:
+            self.violate(f"I3 event {seq} of {generation_id} was shown and is not what is stored")
 
     def violate(self, what: str) -> None:
         self.violations.append(f"{asyncio.get_running_loop().time():.3f} s: {what}")
@@ -227,7 +236,7 @@ class ModelDatabase:
             return Finish.GAP
         log[ending.seq] = StoredEvent(ending.payload, ending.epoch)
         self.change(ending.generation_id, status=ending.status, last_seq=ending.seq)
-        row.ending = ending
+        row.ending, row.ended_at = ending, asyncio.get_running_loop().time()
         self.usage[ending.generation_id] += 1
         self.commit(lambda: None)
         self._check_log(ending.generation_id)

@@ -13,7 +13,7 @@ from uuid import UUID
 from simulated.database import Chances, ModelDatabase, Rules
 from simulated.parts import CONTINUES, ONCE, SETTINGS, Bus, Reader, SimulatedNode, text_of
 from simulated.repositories import AnswerLog, Generations, Nodes
-from simulated.virtual_time import NothingToWaitForError, VirtualLoop
+from simulated.virtual_time import InOrder, NothingToWaitForError, VirtualLoop
 
 from llmchatbot.drill.outcome import Outcome
 from llmchatbot.errors import AppError, DatabaseUnavailable
@@ -24,12 +24,26 @@ from llmchatbot.streaming import payloads
 _FAULTS_SECONDS = 9.0
 _HEALING_SECONDS = 90.0
 _PATIENCE = 20.0
+# How many histories have a deploy in them, and how many readers take their time for each write.
+_DRAINED = 0.25
+_SLOW = 0.15
+# A stop whose hint was lost is found by the node's next look, a second later at the most.
+_STOP_SECONDS = 2.0
 # Three heartbeats, as the documented clients have it.
 _SILENCE = 45.0
 
 
-def replay(seed: int, rules: Rules | None = None) -> list[str]:
+def replay(seed: int, rules: Rules | None = None, *, later: bool = True) -> list[str]:
     """The violations of one history; none when every promise was kept."""
+    return play(seed, rules, later=later).violations()
+
+
+def play(seed: int, rules: Rules | None = None, *, later: bool = True) -> History:
+    """A history from its beginning to its end.
+
+    `later`: with the kinds of trouble that were added later, drawn from random numbers of their own. Without them a
+    seed is the history that it was before.
+    """
     random.seed(seed)
     rng = random.Random(seed)
     ids = random.Random(seed + 1)
@@ -43,26 +57,31 @@ def replay(seed: int, rules: Rules | None = None) -> list[str]:
         patch("llmchatbot.services.generations.generations", Generations),
         asyncio.Runner(loop_factory=VirtualLoop) as runner,
     ):
-        history = History(rng, rules or Rules(), new_id)
+        history = History(rng, rules or Rules(), new_id, random.Random(seed + 2) if later else None)
         try:
             runner.run(history.run())
         except NothingToWaitForError:
             history.database.violations.append("everything waits for something else")
-        return history.violations()
+    return history
 
 
 class History:
-    def __init__(self, rng: random.Random, rules: Rules, new_id: Callable[[], UUID]) -> None:
+    def __init__(
+        self, rng: random.Random, rules: Rules, new_id: Callable[[], UUID], later: random.Random | None = None
+    ) -> None:
         self.rng = rng
+        self._later = later
         self.database = ModelDatabase(rng, rules)
         self._new_id = new_id
         self._bus = Bus(rng)
         self._nodes: list[SimulatedNode] = []
         self._readers: list[Reader] = []
-        self._sends: set[asyncio.Task[Any]] = set()
-        self._stopped: set[UUID] = set()
+        self._sends: InOrder[asyncio.Task[Any]] = InOrder()
+        # Answer → when somebody first asked for its stop.
+        self._stopped: dict[UUID, float] = {}
         self._models: dict[UUID, str] = {}
         self._breaks = 0.0
+        self._uncertain = False
         self._node_faults = 0
         self._crashes_left = 0
 
@@ -72,6 +91,7 @@ class History:
         # Swarm testing: each history knows some kinds of faults only, so that they do not hide each other.
         if rng.random() < 0.6:
             self.database.chances = Chances(error=rng.choice((0, 0.02)), unknown=rng.choice((0, 0.05)), slow=0.3)
+        self._uncertain = bool(self.database.chances.slow)
         self._bus.loss = rng.choice((0.0, 0.0, 0.3, 1.0))
         self._breaks = rng.choice((0.0, 0.0, 0.03))
         for _ in range(rng.randint(1, 3)):
@@ -81,6 +101,8 @@ class History:
             self.database.after_append = self._maybe_crash_soon
         people = [self._person() for _ in range(rng.randint(1, 3))]
         faults = [self._fault() for _ in range(rng.randint(0, 3))]
+        if self._later is not None and self._later.random() < _DRAINED:
+            faults.append(self._drain_node(self._later))
         jobs = [asyncio.ensure_future(job) for job in (*people, *faults)]
         try:
             await asyncio.sleep(_FAULTS_SECONDS)
@@ -125,6 +147,18 @@ class History:
         await self._any_node().crash()
         self._start_node()
 
+    async def _drain_node(self, rng: random.Random) -> None:
+        """SIGTERM, as `Backend.drain` does it, and a new process in its place."""
+        await asyncio.sleep(rng.uniform(0.1, _FAULTS_SECONDS - 1))
+        alive = [node for node in self._nodes if node.alive and not node.node.draining]
+        if not alive:
+            return
+        node = rng.choice(alive)
+        self._node_faults += 1
+        self._start_node()
+        await node.drain(rng.uniform(0.0, 4.0))
+        await node.crash()
+
     async def _pause_node(self) -> None:
         self._node_faults += 1
         node = self._any_node()
@@ -168,6 +202,10 @@ class History:
         readers = [Reader(generation_id, Outcome("reader"), self.rng, self.rng.choice((0.0, 0.5, 0.9)))]
         if self.rng.random() < 0.5:
             readers.append(Reader(generation_id, Outcome("reader"), self.rng, 0.3))
+        for reader in readers:
+            reader.on_shown = self.database.note_shown
+            if self._later is not None and self._later.random() < _SLOW:
+                reader.seconds_a_write = self._later.uniform(0.0, 0.4)
         self._readers += readers
         jobs = [self._follow(reader) for reader in readers]
         if self.rng.random() < 0.3:
@@ -185,7 +223,7 @@ class History:
 
     async def _send_once(self, node: SimulatedNode, generation_id: UUID) -> None:
         """As `MessageService` does it: one transaction, then the job."""
-        if not node.is_ready:
+        if not node.is_ready or node.node.draining:
             return
         generation = _generation(generation_id, self._models[generation_id], node.node_id())
         events = [payloads.encode({"type": "start"})]
@@ -221,7 +259,7 @@ class History:
 
     async def _stop(self, generation_id: UUID) -> None:
         await asyncio.sleep(self.rng.uniform(0.0, 4.0))
-        self._stopped.add(generation_id)
+        self._stopped.setdefault(generation_id, asyncio.get_running_loop().time())
         for _ in range(20):
             task = asyncio.ensure_future(self._any_node().generations.stop(generation_id, generation_id))
             await asyncio.wait([task], timeout=_PATIENCE)
@@ -238,6 +276,11 @@ class History:
         if ending is None or len(ending.content) != characters:
             self.database.violate(f"a wrong receipt for {generation_id}")
 
+    def trace(self) -> tuple[object, ...]:
+        """All that happened, and when: the same for the same seed."""
+        logs = {known: sorted(log.items()) for known, log in self.database.events.items()}
+        return self.rng.getstate(), logs, [reader.follower.times for reader in self._readers]
+
     def violations(self) -> list[str]:
         """What was noted on the way, and what must hold at the end."""
         found = list(self.database.violations)
@@ -248,6 +291,11 @@ class History:
                 found += reader.outcome.violations
                 found += self._judge_reader(reader)
         return found
+
+    @property
+    def _calm(self) -> bool:
+        """Nothing broke but hints."""
+        return not (self._node_faults or self._uncertain or self.database.incarnation)
 
     def _judge(self, generation_id: UUID) -> list[str]:
         row = self.database.generations[generation_id]
@@ -262,6 +310,9 @@ class History:
             found.append("the text stored is not what the model said")
         if status is Status.STOPPED and generation_id not in self._stopped:
             found.append("stopped, and nobody asked for it")
+        asked = self._stopped.get(generation_id)
+        if asked is not None and self._calm and row.ended_at > asked + _STOP_SECONDS:
+            found.append(f"it went on for {row.ended_at - asked:.1f} s after its stop")
         if status is Status.INTERRUPTED and not self._breaks and not self._node_faults:
             found.append("interrupted without a fault of a node or a model")
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, cast
@@ -10,7 +11,7 @@ from uuid import UUID
 
 from simulated.database import Handle, ModelDatabase, ModelStore
 from simulated.repositories import Generations
-from simulated.virtual_time import LoopClock
+from simulated.virtual_time import InOrder, LoopClock
 
 from llmchatbot.config import LimitSettings, StreamSettings
 from llmchatbot.database.pool import Database
@@ -98,9 +99,12 @@ class SimulatedGateway:
         ]
 
     async def stream(self, request: GatewayRequest, sink: Sink) -> AsyncGenerator[list[Event], None]:
-        rest = text_of(UUID(request.user_id))[len(request.prefix) :]
+        whole = text_of(UUID(request.user_id))
+        # Who cannot go on begins anew, whatever was said before.
+        rest = whole[len(request.prefix) :] if request.model == CONTINUES else whole
         await asyncio.sleep(self._rng.choice((0.0, 0.2, 2.0)))
-        relays, begun = self._rng.random() < 0.5, False
+        # Not drawn: a history that was found once must stay what it was.
+        relays, begun = bool(UUID(request.user_id).int >> 3 & 1), False
         while rest:
             await self._gate()
             size = self._rng.randint(1, 8)
@@ -146,7 +150,8 @@ class SimulatedNode:
         self._running.set()
         self.handle = Handle(database, self.gate)
         self.supervisor = Supervisor(f"node {number}")
-        self.streams: set[asyncio.Task[Any]] = set()
+        self.supervisor._tasks = InOrder()  # type: ignore[assignment]
+        self.streams: InOrder[asyncio.Future[Any]] = InOrder()
         clock, store = LoopClock(), ModelStore(self.handle)
         database_port = cast("Database", self.handle)
         self.gateway = SimulatedGateway(rng, self.gate)
@@ -157,6 +162,7 @@ class SimulatedNode:
         )
         self.tails = Tails()
         self.open_streams = OpenStreams(clock, heartbeat_seconds=15, send_seconds=30)
+        self.open_streams._streams = InOrder()  # type: ignore[assignment]
         self.writer = Writer(store, clock, node_id=self.node_id, round_seconds=SETTINGS.round)
         self.watchers = Watchers(wakeups=self.wakeups, clock=clock, node_id=self.node_id)
         self.writer.on_stored = self.watchers.stored
@@ -219,12 +225,33 @@ class SimulatedNode:
         """A node that hangs gets no further; one that is dead, never."""
         await self._running.wait()
 
+    @property
+    def stands_still(self) -> bool:
+        return not self._running.is_set()
+
     def pause(self) -> None:
         self._running.clear()
 
     def resume(self) -> None:
         if self.alive:
             self._running.set()
+
+    async def drain(self, seconds: float) -> None:
+        """As `Backend.drain`: readers go elsewhere, answers go on for so long, the rest is handed over."""
+        self.node.draining = True
+        self.open_streams.drain()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while self.alive and len(self.maker) and loop.time() < deadline:  # noqa: ASYNC110 - as the product does it
+            await asyncio.sleep(0.05)
+        handing_over = asyncio.ensure_future(self.node.hand_over())
+        # With the streams, because a process that crashes does not go on with this either.
+        self.streams.add(handing_over)
+        await asyncio.wait([handing_over], timeout=20)
+        self.streams.discard(handing_over)
+        if not handing_over.cancel() and not handing_over.cancelled():
+            with contextlib.suppress(DatabaseUnavailable):
+                handing_over.result()
 
     async def crash(self) -> None:
         """kill -9: its connections break, nothing of it runs any more."""
@@ -248,6 +275,10 @@ class Reader:
         self.heard_at = 0.0
         self.follower = Follower(str(generation_id), outcome)
         self.cut_chance = cut_chance
+        # How long it takes what it is sent: nobody else may wait for that.
+        self.seconds_a_write = 0.0
+        # Told of each event in the moment in which it is shown.
+        self.on_shown: Callable[[UUID, int, str], None] = lambda generation_id, seq, payload: None
         self._rng = rng
 
     async def read_once(self, node: SimulatedNode) -> bool:
@@ -265,21 +296,41 @@ class Reader:
         left = self._rng.randint(0, 1500) if self._rng.random() < self.cut_chance else 1 << 30
 
         async def send(data: bytes, more: bool) -> None:
-            nonlocal left
             await node.gate()
-            await asyncio.sleep(0)
+            await asyncio.sleep(self.seconds_a_write)
+            take(data)
+
+        def take(data: bytes) -> None:
+            nonlocal left
             self.heard_at = asyncio.get_running_loop().time()
             for block in decoder.feed(data[:left]):
+                known = len(self.follower.payloads)
                 self.follower.take(block, asyncio.get_running_loop().time())
+                if len(self.follower.payloads) > known:
+                    self.on_shown(self.generation_id, self.follower.seq, block.data)
             left -= len(data)
             if left <= 0:
                 left = 0
                 stream.leave()
 
         stream = Stream(reading.source, seq=reading.seq, wire=Format.SSE, send=send, session_id=None, clock=LoopClock())
+        if self.generation_id.int >> 4 & 1:
+            stream.outlet = Outlet(node, take)
         node.open_streams.add(stream)
         try:
             await stream.run(opening=Format.SSE.opening())
         finally:
             node.open_streams.remove(stream)
         return True
+
+
+class Outlet:
+    """The short way of every other reader: what a round has stored is written at once, unless the node stands still."""
+
+    def __init__(self, node: SimulatedNode, take: Callable[[bytes], None]) -> None:
+        self._node = node
+        self.push = take
+
+    @property
+    def full(self) -> bool:
+        return self._node.stands_still

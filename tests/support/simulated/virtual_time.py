@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, MutableSet
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 _BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -38,6 +40,28 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _write_to_self(self) -> None:
         """Nobody calls from another thread."""
+
+
+class InOrder(MutableSet[T]):
+    """A set that is walked in the order in which its members came. Others walk by address, another one in each run."""
+
+    def __init__(self) -> None:
+        self._members: dict[T, None] = {}
+
+    def __contains__(self, member: object) -> bool:
+        return member in self._members
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def add(self, value: T) -> None:
+        self._members[value] = None
+
+    def discard(self, value: T) -> None:
+        self._members.pop(value, None)
 
 
 class LoopClock:

@@ -8,15 +8,16 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from llmchatbot.drill import invariants
+from llmchatbot.drill.apart import apart
 from llmchatbot.drill.arena import Arena
-from llmchatbot.drill.cluster import Cluster
 from llmchatbot.drill.people import Person
 from llmchatbot.drill.processes import free_port
 
 _GAP = "gap between two events on another node"
 _LONGEST_GAP = 1.0
 _PEOPLE = 4
+# After the kills it stays away for so many seconds.
+_LONG_ABSENCE = 60.0
 
 
 def why_not(arena: Arena) -> str:
@@ -56,15 +57,12 @@ async def run(arena: Arena) -> None:
     kills = arena.amount(4, 60)
     arena.expect(kills)
     arena.outcome.limit(_GAP, _LONGEST_GAP)
-    shared = arena.cluster
-    redis = _Redis(shared.folder)
+    redis = _Redis(arena.cluster.folder)
     environment = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(redis.port)}
     redis.start()
     try:
-        async with Cluster(nodes=2, pace=shared.pace, environment=environment) as cluster:
-            inner = arena.on(cluster)
+        async with apart(arena, nodes=2, environment=environment) as inner:
             await _under_load(inner, redis, kills)
-            await invariants.check(cluster.database, inner)
     finally:
         redis.kill()
 
@@ -83,6 +81,8 @@ async def _under_load(arena: Arena, redis: _Redis, kills: int) -> None:
                 redis.start()
                 arena.outcome.count("kills of Redis")
                 arena.step()
+            redis.kill()
+            await asyncio.sleep(_LONG_ABSENCE if arena.full else every)
         finally:
             done.set()
 

@@ -1,47 +1,81 @@
-"""kill -9 of the node that makes answers, while their readers sit at others."""
+"""kill -9 of nodes that make answers, while their readers sit at others."""
 
 from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
+from llmchatbot.drill.apart import apart
 from llmchatbot.drill.arena import Arena
 from llmchatbot.drill.people import Person
+from llmchatbot.drill.processes import NodeProcess
 from llmchatbot.drill.reading import Follower
 
 _SILENCE = "kill to next event"
+# A takeover takes as long as a lease, so many kills are made in waves: so many nodes die within two seconds, sooner
+# than any of them could take over the answers of another, and the rest goes on with what all of them had in hand.
+_WAVE = 6
+_SURVIVORS = 2
+_WORTH_A_CLUSTER = 20
+
+
+class _Watched(msgspec.Struct):
+    """A reader of an answer whose node was killed; `waits` when its model says nothing for a while anyhow."""
+
+    follower: Follower
+    killed: float
+    waits: bool
 
 
 async def run(arena: Arena) -> None:
     kills = arena.amount(3, 200)
     arena.expect(kills)
     arena.outcome.limit(_SILENCE, arena.pace.takeover)
+    if kills < _WORTH_A_CLUSTER:
+        await _kill(arena, kills, at_once=1)
+        return
+    async with apart(arena, nodes=_WAVE + _SURVIVORS) as inner:
+        await _kill(inner, kills, at_once=_WAVE)
+
+
+async def _kill(arena: Arena, kills: int, *, at_once: int) -> None:
     async with arena.people(1) as people:
-        for number in range(kills):
-            await _kill_once(arena, people[0], number)
-            arena.outcome.count("kills")
-            arena.step()
+        for first in range(0, kills, at_once):
+            victims = arena.rng.sample(arena.cluster.nodes, min(at_once, kills - first))
+            others = [node for node in arena.cluster.nodes if node not in victims]
+            watched: list[_Watched] = []
+            async with asyncio.TaskGroup() as group:
+                for number, victim in enumerate(victims, first):
+                    group.create_task(_kill_once(arena, people[0], number, victim, others, watched))
+            for one in watched:
+                _judge(arena, one)
 
 
-async def _kill_once(arena: Arena, person: Person, kill: int) -> None:
-    nodes = arena.cluster.nodes
-    victim = arena.rng.choice(nodes)
-    others = [node for node in nodes if node is not victim]
-    followers = []
+async def _kill_once(
+    arena: Arena, person: Person, kill: int, victim: NodeProcess, others: list[NodeProcess], watched: list[_Watched]
+) -> None:
+    """Returns when all answers have their end and the node is there again."""
     loop = asyncio.get_running_loop()
+    delay = arena.rng.uniform(0.05, 2.0)
+    readers = [arena.rng.choice(others).url for _ in range(4)]
+    made: list[_Watched] = []
     async with asyncio.TaskGroup() as group:
-        for model, script in _scripts(kill):
-            may_break = ("completed", "interrupted") if model == "plain" else ("completed",)
-            generation_id = await arena.ask(person, script, url=victim.url, model=model, may_end=may_break)
+        for (model, script), reader in zip(_scripts(kill), readers, strict=True):
+            may_end = ("completed", "interrupted") if model == "plain" else ("completed",)
+            generation_id = await arena.ask(person, script, url=victim.url, model=model, may_end=may_end)
             follower = arena.follower(generation_id)
-            followers.append(follower)
-            group.create_task(person.follow(follower, url=arena.rng.choice(others).url))
-        await asyncio.sleep(arena.rng.uniform(0.05, 2.0))
-        moment = loop.time()
+            made.append(_Watched(follower, 0.0, script.startswith("first=")))
+            group.create_task(person.follow(follower, url=reader))
+        await asyncio.sleep(delay)
+        for one in made:
+            one.killed = loop.time()
         victim.kill()
         victim.spawn()
-    for number, follower in enumerate(followers):
-        _judge(arena, follower, number, moment)
+    watched += made
     await victim.wait_ready()
+    arena.outcome.count("kills")
+    arena.step()
 
 
 def _scripts(kill: int) -> list[tuple[str, str]]:
@@ -54,13 +88,13 @@ def _scripts(kill: int) -> list[tuple[str, str]]:
     ]
 
 
-def _judge(arena: Arena, follower: Follower, number: int, moment: float) -> None:
-    if follower.times and follower.times[-1] <= moment:
+def _judge(arena: Arena, watched: _Watched) -> None:
+    follower = watched.follower
+    if follower.times and follower.times[-1] <= watched.killed:
         arena.outcome.count("ended before the kill")
         return
-    if number != 3:
-        # The last one waits for its model, and that takes its time.
-        arena.outcome.time(_SILENCE, follower.silence_after(moment))
+    if not watched.waits:
+        arena.outcome.time(_SILENCE, follower.silence_after(watched.killed))
     arena.outcome.count(f"taken over, {follower.status}")
     if follower.status == "interrupted" and follower.end is not None:
         arena.outcome.check(bool(follower.end.get("retryable")), "an interrupted answer is not marked retryable")
