@@ -22,6 +22,7 @@ _SHORT = {
     "double-sends": 100,
     "database-restart": 2,
     "database-kill": 2,
+    "database-hang": 1,
     "redis-flaky": 2,
 }
 _LONG = {"cuts": 2_000, "kill-node": 20, "zombie": 5, "clock": 10, "double-sends": 1_000, "stop-anywhere": 50}

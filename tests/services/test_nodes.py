@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 from uuid import UUID
 
@@ -9,6 +10,7 @@ import asyncpg
 import pytest
 
 from llmchatbot.config import StreamSettings
+from llmchatbot.database.address import Address
 from llmchatbot.database.dedicated import DedicatedConnection
 from llmchatbot.database.pool import Database
 from llmchatbot.errors import DatabaseUnavailable
@@ -253,6 +255,22 @@ async def test_connection_lost_while_idle_is_told_to_its_owner(db: Database) -> 
 async def _until_noticed(dedicated: DedicatedConnection) -> None:
     assert isinstance(dedicated._connection, asyncpg.Connection)
     await dedicated.fetchval("SELECT 1")
+
+
+async def test_server_that_says_nothing_keeps_a_lease_waiting_no_longer_than_a_statement_may_take(
+    database: Address,
+) -> None:
+    """A server that vanished without a word: TCP alone would wait a quarter of an hour, and the writer with it."""
+    connection = DedicatedConnection(
+        database, application_name="test", statement_timeout=0.5, session={"statement_timeout": "0"}
+    )
+    try:
+        async with asyncio.timeout(3):
+            with pytest.raises(DatabaseUnavailable):
+                await connection.fetchval("SELECT pg_sleep(60)")
+            assert await connection.fetchval("SELECT 1") == 1
+    finally:
+        await connection.close()
 
 
 async def test_statement_that_must_follow_another_refuses_a_connection_that_somebody_else_opened_again(

@@ -159,10 +159,6 @@ def always_going_on(self: NodeService, generation: Generation, stored: list[str]
     return True
 
 
-def without_release(self: Followers, generation_id: UUID) -> None:
-    """Follows an answer that its own process makes."""
-
-
 @pytest.mark.parametrize(
     ("part", "name", "fault"),
     [
@@ -180,7 +176,6 @@ def without_release(self: Followers, generation_id: UUID) -> None:
         (Tail, "extend", with_a_replay_twice),
         (Tail, "wake", without_waking),
         (NodeService, "_may_go_on", always_going_on),
-        (Followers, "release", without_release),
     ],
     ids=lambda value: getattr(value, "__name__", None) if callable(value) and not isinstance(value, type) else None,
 )

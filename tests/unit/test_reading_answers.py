@@ -208,3 +208,25 @@ async def test_answer_made_here_is_not_followed_any_more(patched: Any) -> None:
             await asyncio.sleep(0.001)
     assert bench.tails.find(bench.log.generation.id) is reading.source
     assert not reading.source.replaced
+
+
+async def test_reader_that_comes_after_a_tail_was_dropped_is_fed(patched: Any) -> None:
+    """Found by the simulation: a follower went on feeding the tail that its process had dropped, and whoever came
+    next waited for ever, kept alive by heartbeats."""
+    bench = bench_of(patched, generation(Status.RUNNING), [START])
+    await bench.reading()
+    bench.tails.drop(bench.log.generation.id)
+    reading = await bench.reading()
+    bench.log.events += [payloads.token("a"), END]
+    assert (await bench.shown(reading)).endswith(f"data: {END}\n\n")
+    await bench.supervisor.close()
+
+
+async def test_answer_that_is_made_here_before_its_follower_has_begun_is_left_alone(patched: Any) -> None:
+    bench = bench_of(patched, generation(Status.RUNNING), [START])
+    reading = await bench.reading()
+    bench.followers.release(bench.log.generation.id)
+    async with asyncio.timeout(5):
+        while len(bench.supervisor):  # noqa: ASYNC110 - somebody else's progress
+            await asyncio.sleep(0.001)
+    assert not reading.source.replaced

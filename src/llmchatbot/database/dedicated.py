@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
 
 from llmchatbot.database.address import Address
-from llmchatbot.database.pool import Connection, connect, translate
+from llmchatbot.database.pool import connect, translate
 from llmchatbot.errors import DatabaseUnavailable
 
 
@@ -31,30 +33,26 @@ class DedicatedConnection:
         self._application_name = application_name
         self._statement_timeout = statement_timeout
         self._session = session or {}
-        self._connection: Connection | None = None
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         # How many connections there have been.
         self._opened = 0
         self._turn = asyncio.Lock()
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
-        async with self._turn:
-            with translate():
-                return await (await self._open()).fetch(query, *args)
+        async with self._use() as connection:
+            return await connection.fetch(query, *args)
 
     async def fetchrow(self, query: str, *args: Any) -> asyncpg.Record | None:
-        async with self._turn:
-            with translate():
-                return await (await self._open()).fetchrow(query, *args)
+        async with self._use() as connection:
+            return await connection.fetchrow(query, *args)
 
     async def fetchval(self, query: str, *args: Any) -> Any:
-        async with self._turn:
-            with translate():
-                return await (await self._open()).fetchval(query, *args)
+        async with self._use() as connection:
+            return await connection.fetchval(query, *args)
 
     async def execute(self, query: str, *args: Any) -> str:
-        async with self._turn:
-            with translate():
-                return await (await self._open()).execute(query, *args)
+        async with self._use() as connection:
+            return await connection.execute(query, *args)
 
     async def execute_on(self, number: int, query: str, *args: Any) -> tuple[str, int]:
         """On connection `number` only, 0 for whichever there is; the tag, and the number for the next time.
@@ -62,14 +60,25 @@ class DedicatedConnection:
         For whoever must know that nothing lies between two statements: a server that crashed has forgotten the last of
         what it acknowledged to a session without `synchronous_commit`.
         """
+        async with self._use() as connection:
+            if number not in {0, self._opened}:
+                raise DatabaseUnavailable
+            return await connection.execute(query, *args), self._opened
+
+    @asynccontextmanager
+    async def _use(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
         async with self._turn:
             with translate():
                 connection = await self._open()
-                if number not in {0, self._opened}:
-                    raise DatabaseUnavailable
-                return await connection.execute(query, *args), self._opened
+                try:
+                    yield connection
+                except TimeoutError:
+                    # The server says nothing. It may never do so again on this connection, whose other end is gone.
+                    connection.terminate()
+                    self._connection = None
+                    raise
 
-    async def _open(self) -> Connection:
+    async def _open(self) -> asyncpg.Connection[asyncpg.Record]:
         if self._connection is not None and self._connection.is_closed():
             # Lost while nobody used it: said once, to whoever comes first.
             self._connection = None

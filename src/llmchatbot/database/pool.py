@@ -26,8 +26,11 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-# The server's own limit should speak first: it frees the connection, the client's only gives up on it.
-_CLIENT_GRACE = 1.0
+# Of the time that a statement may take, as whoever asked feels it. The server's own limit should speak first: it frees
+# the connection, the client's only gives up on it; a server that says nothing at all leaves nobody waiting longer.
+_SERVER_SHARE, _CLIENT_SHARE = 0.8, 0.9
+# To learn that a statement was cancelled; then the connection is cut off.
+_RELEASE_SECONDS = 0.3
 _IDLE_IN_TRANSACTION = 30.0
 
 # SQLSTATE classes, https://www.postgresql.org/docs/current/errcodes-appendix.html: 08 connection, 28 authorization,
@@ -106,6 +109,7 @@ async def connect(
     connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
         **address.connect_arguments(),
         timeout=timeout,
+        command_timeout=statement_timeout * _CLIENT_SHARE or None,
         server_settings=_server_settings(application_name, statement_timeout),
     )
     await _set_codecs(connection)
@@ -115,7 +119,7 @@ async def connect(
 def _server_settings(application_name: str, statement_timeout: float) -> dict[str, str]:
     return {
         "application_name": application_name,
-        "statement_timeout": str(round(statement_timeout * 1000)),
+        "statement_timeout": str(round(statement_timeout * _SERVER_SHARE * 1000)),
         "idle_in_transaction_session_timeout": str(round(_IDLE_IN_TRANSACTION * 1000)),
         "timezone": "UTC",
         "jit": "off",
@@ -132,7 +136,7 @@ async def open_pool(
             min_size=min_size,
             max_size=settings.max_connections,
             timeout=settings.acquire_timeout,
-            command_timeout=settings.statement_timeout + _CLIENT_GRACE,
+            command_timeout=settings.statement_timeout * _CLIENT_SHARE,
             server_settings=_server_settings(application_name, settings.statement_timeout),
             connection_class=_Stateless,
             init=_set_codecs,
@@ -154,8 +158,11 @@ class Database:
     async def acquire(self) -> AsyncIterator[Connection]:
         """A connection for a few statements: never across a call to a model or a client."""
         with translate():
-            async with self._pool.acquire(timeout=self._acquire_timeout) as connection:
+            connection = await self._pool.acquire(timeout=self._acquire_timeout)
+            try:
                 yield connection
+            finally:
+                await self._pool.release(connection, timeout=_RELEASE_SECONDS)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:

@@ -178,9 +178,14 @@ class Arena:
             async with gate:
                 await job
 
-        async with asyncio.TaskGroup() as group:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for job in jobs:
+                    group.create_task(run(job))
+        finally:
             for job in jobs:
-                group.create_task(run(job))
+                # Those that were not begun when another failed.
+                job.close()
 
 
 def text_of(script: str) -> str:

@@ -52,6 +52,8 @@ class Followers:
         self._supervisor = supervisor
         self._poll_seconds = poll_seconds
         self._wakes: dict[UUID, asyncio.Event] = {}
+        # The tail that each of them feeds.
+        self._fed: dict[UUID, Tail] = {}
         # Followed here and said to have ended; what their log does not tell, they were deleted with.
         self._ended: set[UUID] = set()
 
@@ -62,14 +64,19 @@ class Followers:
     def follow(self, generation_id: UUID) -> Tail:
         """The tail of an answer that is made elsewhere; it fills from its first event on."""
         tail = self._tails.open(generation_id)
-        if generation_id not in self._wakes and not tail.ended:
-            self._wakes[generation_id] = asyncio.Event()
-            self._supervisor.spawn(self._run(tail), name=f"follow {generation_id}")
+        fed = generation_id in self._wakes and self._fed[generation_id] is tail
+        if not fed and not tail.ended:
+            # Whoever fed a tail that somebody has dropped meanwhile finds another wake-up in the place of its own.
+            wake = self._wakes[generation_id] = asyncio.Event()
+            self._fed[generation_id] = tail
+            self._supervisor.spawn(self._run(tail, wake), name=f"follow {generation_id}")
         return tail
 
     def release(self, generation_id: UUID) -> None:
         """This process makes the answer from now on: its writer feeds the tail."""
         wake = self._wakes.pop(generation_id, None)
+        self._fed.pop(generation_id, None)
+        self._ended.discard(generation_id)
         if wake is not None:
             wake.set()
 
@@ -89,13 +96,12 @@ class Followers:
         if wake is not None:
             wake.set()
 
-    async def _run(self, tail: Tail) -> None:
+    async def _run(self, tail: Tail, wake: asyncio.Event) -> None:
         generation_id = tail.generation_id
-        wake = self._wakes[generation_id]
         announced, last = -1e9, tail.last
         heard = watched = self._clock.monotonic()
         try:
-            while not tail.ended and self._wakes.get(generation_id) is wake:
+            while not (tail.ended or tail.replaced) and self._wakes.get(generation_id) is wake:
                 wake.clear()
                 now = self._clock.monotonic()
                 if now - announced > _WATCH_SECONDS:
@@ -117,12 +123,15 @@ class Followers:
             self._give_up(tail, wake)
             if self._wakes.get(generation_id) is wake:
                 del self._wakes[generation_id]
-            self._ended.discard(generation_id)
+                del self._fed[generation_id]
+                self._ended.discard(generation_id)
 
     def _give_up(self, tail: Tail, wake: asyncio.Event) -> None:
         """Nobody reads it, or no end will come: its readers are sent to ask anew."""
-        if not tail.ended and self._wakes.get(tail.generation_id) is wake:
-            self._tails.drop(tail.generation_id)
+        generation_id = tail.generation_id
+        ours = self._wakes.get(generation_id) is wake and self._tails.find(generation_id) is tail
+        if ours and not tail.ended:
+            self._tails.drop(generation_id)
 
     async def _pull(self, tail: Tail) -> bool:
         """Whether there may be more at once."""

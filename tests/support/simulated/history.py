@@ -241,6 +241,7 @@ class History:
                 return
             if is_new:
                 node.maker.start(generation, list(events))
+                node.generations.made_here(generation_id)
 
     async def _follow(self, reader: Reader) -> None:
         while not (reader.follower.ended or reader.told_to_go):

@@ -24,5 +24,11 @@ PLANS = (
     Plan("rolling-restart", restarts.run, "SIGTERM to one node after the other: 0 failed sends, 0 lost characters"),
     Plan("database-restart", databases.restart, "PostgreSQL restarted under load: answers go on, no late 5xx"),
     Plan("database-kill", databases.kill, "kill -9 of PostgreSQL or a backend of it under load"),
+    Plan(
+        "database-hang",
+        databases.hang,
+        "PostgreSQL stands still and says nothing: everybody is answered in time",
+        ready=databases.why_not,
+    ),
     Plan("redis-flaky", hints.run, "Redis killed again and again: slower, never wrong", ready=hints.why_not),
 )

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import msgspec
 
@@ -59,6 +60,38 @@ async def kill(arena: Arena) -> None:
     await _under_load(arena, outage, rounds=arena.amount(3, 50), grace=8.0)
 
 
+def why_not(arena: Arena) -> str:
+    return "" if Path("/proc/self/status").exists() else "processes can be looked up on Linux only"
+
+
+async def hang(arena: Arena) -> None:
+    """All of PostgreSQL stands still, as behind a network that swallows everything: nobody is told, nothing breaks."""
+
+    async def outage(number: int) -> None:
+        still = _processes_of(arena.cluster.postgres.pid)
+        try:
+            for pid in still:
+                os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(10)
+        finally:
+            for pid in still:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+        await _until_connected(arena)
+
+    await _under_load(arena, outage, rounds=arena.amount(1, 20), grace=3.0)
+
+
+def _processes_of(server: int | None) -> list[int]:
+    """The server, which makes new ones, before those that it has made."""
+    found = [] if server is None else [server]
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            if f"PPid:\t{server}\n" in status.read_text():
+                found.append(int(status.parent.name))
+    return found
+
+
 async def _kill_backend(arena: Arena) -> None:
     pid = await arena.cluster.database.fetchval(
         "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' "
@@ -95,6 +128,7 @@ async def _under_load(arena: Arena, outage: Callable[[int], Awaitable[None]], *,
     async with arena.people(_PEOPLE, watch=note) as people, asyncio.TaskGroup() as group:
         for number, person in enumerate(people):
             group.create_task(_talk(arena, person, number, done))
+            group.create_task(_look_around(arena, person, done))
         try:
             for number in range(rounds):
                 await asyncio.sleep(arena.rng.uniform(1.0, 2.0))
@@ -120,6 +154,13 @@ async def _talk(arena: Arena, person: Person, number: int, done: asyncio.Event) 
         follower = arena.follower(generation_id)
         await person.follow(follower, url=arena.rng.choice(arena.urls))
         await person.request("GET", "/api/v1/chats", url=arena.rng.choice(arena.urls))
+
+
+async def _look_around(arena: Arena, person: Person, done: asyncio.Event) -> None:
+    """Short requests all the time, so that some are under way whatever breaks."""
+    while not done.is_set():
+        await person.request("GET", "/api/v1/chats", url=arena.rng.choice(arena.urls))
+        await asyncio.sleep(0.1)
 
 
 def _judge(arena: Arena, responses: list[_Response], outages: list[_Outage], grace: float) -> None:

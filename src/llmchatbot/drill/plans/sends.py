@@ -14,11 +14,13 @@ from llmchatbot.drill.people import Answer, Person
 from llmchatbot.drill.proxy import Fault, FaultProxy
 
 _LANES = 8
+# Most of the time goes by while answers are read; a lane is a person who waits for that.
+_MANY, _MANY_LANES = 1000, 32
 
 
 async def run(arena: Arena) -> None:
     intents = arena.amount(120, 10_000, deployment=6)
-    lanes = min(_LANES, intents) if arena.own else 1
+    lanes = min(_MANY_LANES if intents >= _MANY else _LANES, intents) if arena.own else 1
     arena.expect(intents)
     async with AsyncExitStack() as stack:
         people = await stack.enter_async_context(arena.people(lanes))
