@@ -13,7 +13,7 @@ PAGE = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
 
 def test_every_test_that_is_named_exists() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)
-    assert len(named) > 50
+    assert len(named) > 20
     for file, name in named:
         assert re.search(rf"^(async )?def {name}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), name
 

@@ -108,7 +108,7 @@ class AnswerMaker:
         if known is not None and known.generation.epoch >= generation.epoch:
             return known.draft.tail
         tail = self._tail(generation.id, stored)
-        draft = Draft(tail, epoch=generation.epoch, next_seq=len(stored), text=payloads.text_of(stored))
+        draft = Draft.of_log(tail, stored, epoch=generation.epoch)
         job = self._jobs[generation.id] = Job(generation, draft)
         self._supervisor.spawn(self._run(job), name=f"answer {generation.id}")
         return tail
@@ -116,7 +116,7 @@ class AnswerMaker:
     def end(self, generation: Generation, stored: list[str], status: Status, failure: ModelError | None) -> Tail:
         """End an answer that was taken over and cannot go on; its text is kept."""
         tail = self._tail(generation.id, stored)
-        draft = Draft(tail, epoch=generation.epoch, next_seq=len(stored), text=payloads.text_of(stored))
+        draft = Draft.of_log(tail, stored, epoch=generation.epoch)
         job = self._jobs[generation.id] = Job(generation, draft)
         job.stopping = status is Status.STOPPED
         self._supervisor.spawn(self._run(job, failure, consume=False), name=f"end {generation.id}")
@@ -175,9 +175,11 @@ class AnswerMaker:
                 await self._finish(job, failure)
         finally:
             # A cancelled process leaves its lease to run out; readers elsewhere follow the log.
-            if job.draft.lost or job.abandoned:
-                self._tails.drop(generation_id)
-            del self._jobs[generation_id]
+            if self._jobs.get(generation_id) is job:
+                if job.draft.lost or job.abandoned or not job.draft.tail.ended:
+                    # Nobody feeds it here any more: readers ask anew.
+                    self._tails.drop(generation_id)
+                del self._jobs[generation_id]
             job.done.set()
 
     async def _consume_to_end(self, job: Job) -> ModelError | None:

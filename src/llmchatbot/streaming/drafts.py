@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Self
 from uuid import UUID
 
 from llmchatbot.streaming import payloads
@@ -45,6 +47,15 @@ class Draft:
         self._pending: list[str] = []
         self._kind = ""
         self._text: list[str] = []
+
+    @classmethod
+    def of_log(cls, tail: Tail, stored: Sequence[str], *, epoch: int) -> Self:
+        """One that goes on behind `stored`, the events from 0 on that the log has."""
+        draft = cls(tail, epoch=epoch, next_seq=len(stored), text=payloads.text_of(stored))
+        if reasoning := payloads.reasoning_of(stored):
+            draft.reasoning_parts.append(reasoning)
+            draft.bytes += len(reasoning.encode())
+        return draft
 
     def add_text(self, text: str) -> None:
         if self._kind != "token":

@@ -18,6 +18,7 @@ from llmchatbot.models.generations import Usage
 
 _TERMINAL = ('{"type":"complete"', '{"type":"error"')
 _TOKEN = '{"type":"token","content":'  # noqa: S105 # not that kind of token
+_REASONING = '{"type":"reasoning","content":'
 _RESET = '{"type":"reset","content":'
 
 
@@ -30,7 +31,7 @@ def token(text: str) -> str:
 
 
 def reasoning(text: str) -> str:
-    return f'{{"type":"reasoning","content":{encode_basestring_ascii(text)}}}'
+    return f"{_REASONING}{encode_basestring_ascii(text)}}}"
 
 
 def reset(text: str) -> str:
@@ -108,6 +109,11 @@ def text_of(payloads: Iterable[str]) -> str:
     return "".join(parts)
 
 
+def reasoning_of(payloads: Iterable[str]) -> str:
+    """What a model has thought aloud: never a part of the text, kept beside it."""
+    return "".join(json.loads(payload[len(_REASONING) : -1]) for payload in payloads if payload.startswith(_REASONING))
+
+
 def shows_something(payload: str) -> bool:
     """Whether a person has seen a part of the answer once this was sent: from then on it is never begun anew."""
-    return payload.startswith((_TOKEN, _RESET, '{"type":"reasoning"', '{"type":"tool_call"'))
+    return payload.startswith((_TOKEN, _RESET, _REASONING, '{"type":"tool_call"'))

@@ -102,18 +102,30 @@ class Writer:
                 batches.append(Batch(draft, first, taken))
         if batches:
             await self._append(batches)
+        for batch in batches:
+            batch.draft.unstored -= len(batch.payloads)
+        self.rounds += 1
+        try:
+            self._publish(batches)
+        finally:
+            # A fault of one reader must not hang everybody who waits for an end.
+            if self._round_done is not None and not self._round_done.done():
+                self._round_done.set_result(None)
+
+    def _publish(self, batches: list[Batch]) -> None:
         stored = []
         for batch in batches:
             draft = batch.draft
-            draft.unstored -= len(batch.payloads)
-            if not draft.lost:
+            if draft.lost:
+                continue
+            try:
                 draft.tail.extend(batch.first, batch.payloads)
+            except Exception:
+                logger.exception("events of generation %s are stored and could not be shown", draft.generation_id)
+            else:
                 stored.append(draft)
-        self.rounds += 1
         if batches:
             self.on_stored(stored)
-        if self._round_done is not None and not self._round_done.done():
-            self._round_done.set_result(None)
 
     async def _append(self, batches: list[Batch]) -> None:
         """Until the events are stored or their drafts are known to be lost; outages are waited for."""
