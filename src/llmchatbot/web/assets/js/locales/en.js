@@ -210,6 +210,8 @@ export default {
     precondition_failed: "It was changed meanwhile; look again.",
     forbidden: "This is not allowed.",
     body_timeout: "That took too long; try again.",
+    head_timeout: "That took too long; try again.",
+    head_too_large: "The request has too many headers; clear this site's cookies and try again.",
     model_error: "The model could not answer.",
     bad_credentials: "E-mail or password is wrong.",
     email_taken: "There is an account with this e-mail already.",
