@@ -171,6 +171,17 @@ async def test_a_head_that_does_not_come_is_408_and_silence_is_closed_without_a_
     assert time.monotonic() - began < 4
 
 
+async def test_who_is_refused_and_stays_is_told_once_and_closed_on(serve: Serve) -> None:
+    running = await serve(head_seconds=0.3)
+    connection = await running.connect()
+    await connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n")
+    began = time.monotonic()
+    assert (await rest(connection)).count(b"HTTP/1.1 408") == 1
+    while running.server.connections:  # a client that keeps its end open for ever
+        assert time.monotonic() - began < 8
+        await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     ("data", "status"),
     [

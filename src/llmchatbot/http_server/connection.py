@@ -278,6 +278,7 @@ class Connection(asyncio.Protocol):
     def _linger(self) -> None:
         """Closing with unread bytes in the socket resets it, and the client may never see its answer."""
         self._refused = True
+        self.waiting_since = None
         self.lingering_since = self._server.now()
         if self._transport.can_write_eof() and not self._transport.is_closing():
             self._transport.write_eof()

@@ -69,6 +69,7 @@ class HttpServer:
             connection.abort()
 
     def _tick(self) -> None:
+        self._ticker = self._loop.call_later(_TICK, self._tick)
         self.date = formatdate(usegmt=True).encode()
         now = self.now()
         for connection in tuple(self.connections):
@@ -77,7 +78,6 @@ class HttpServer:
                 connection.time_out()
             elif connection.lingering_since is not None and now - connection.lingering_since >= LINGER_SECONDS:
                 connection.abort()
-        self._ticker = self._loop.call_later(_TICK, self._tick)
 
     def stop_accepting(self) -> None:
         """A refused connection goes to another node at once. Those that are idle end, the others after their answer."""
