@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from typing import Any
 
@@ -367,3 +368,51 @@ async def test_memory_of_a_request_is_let_go_when_its_stream_is_open(serve: Serv
     assert open_connection._parser is None
     assert not open_connection._headers
     await connection.close()
+
+
+async def test_three_thousand_spoiled_requests_break_nothing(serve: Serve) -> None:
+    """Flipped, cut, doubled and glued bytes: whatever comes of it, everybody else is served, and no callback fails."""
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
+
+    async def quiet_echo(scope: Any, receive: Any, send: Any) -> None:
+        with contextlib.suppress(ConnectionError):
+            await answer(send, await read_body(receive))
+
+    running = await serve(quiet_echo)
+    rng = random.Random(20260731)
+    good = [
+        request("GET", "/a?b=%20c"),
+        request("POST", "/", "Content-Length: 5") + b"hello",
+        request("POST", "/", "Transfer-Encoding: chunked") + b"5\r\nhello\r\n0\r\n\r\n",
+        request("POST", "/", "Expect: 100-continue", "Content-Length: 2") + b"ok",
+        request("GET", "/", "Connection: Upgrade", "Upgrade: websocket"),
+        request("GET", "/", "Connection: close", version="1.0"),
+    ]
+    for _ in range(100):
+        connections = [await running.connect() for _ in range(30)]
+        for connection in connections:
+            data = bytearray(b"".join(rng.choices(good, k=rng.randint(1, 3))))
+            for _ in range(rng.randint(1, 6)):
+                place = rng.randrange(len(data))
+                match rng.randrange(4):
+                    case 0:
+                        data[place] = rng.randrange(256)
+                    case 1:
+                        del data[place : place + rng.randint(1, 9)]
+                    case 2:
+                        data[place:place] = bytes(data[place : place + rng.randint(1, 30)])
+                    case _:
+                        data[place:place] = rng.choice([b"\r\n", b"\n", b"\x00", b":", b" ", b"\xff", b"9" * 20])
+                data = data or bytearray(b"\r\n")
+            with contextlib.suppress(ConnectionError):
+                await connection.send(bytes(data))
+        await asyncio.sleep(0)
+        for connection in connections:
+            await connection.close()
+        connection = await running.connect()
+        await connection.send(request("POST", "/", "Content-Length: 4") + b"well")
+        reply = await connection.answer()
+        assert reply is not None
+        assert (reply.status, reply.body) == (200, b"well")
+    assert not faults
