@@ -190,7 +190,6 @@ class Backend:
             prompts=self.prompts,
             maker=self.maker,
             generation_service=self.generation_service,
-            wakeups=self.wakeups,
             limits=settings.limits,
             node_id=self._node_id,
             draining=lambda: self.node.draining,

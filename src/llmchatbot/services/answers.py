@@ -113,6 +113,10 @@ class AnswerMaker:
         self._supervisor.spawn(self._run(job), name=f"answer {generation.id}")
         return tail
 
+    def announce(self, user_id: UUID) -> None:
+        """Tell the person's other devices that an answer begins; whoever has asked does not wait for the telling."""
+        self._supervisor.spawn(self._wakeups.publish(wakeups.USER_EVENT, str(user_id)), name=f"feed {user_id}")
+
     def end(self, generation: Generation, stored: list[str], status: Status, failure: ModelError | None) -> Tail:
         """End an answer that was taken over and cannot go on; its text is kept."""
         tail = self._tail(generation.id, stored)

@@ -36,8 +36,6 @@ from llmchatbot.services.beginnings import Key, Plan, new_messages
 from llmchatbot.services.generations import GenerationService
 from llmchatbot.services.prompts import PromptBuilder
 from llmchatbot.services.turns import Turns
-from llmchatbot.streaming import wakeups
-from llmchatbot.streaming.wakeups import WakeUps
 
 # A lost first frame is asked for again within seconds (protocol §2.3).
 _DERIVED_GRACE = 10.0
@@ -73,7 +71,6 @@ class MessageService:
         prompts: PromptBuilder,
         maker: AnswerMaker,
         generation_service: GenerationService,
-        wakeups: WakeUps,
         limits: LimitSettings,
         node_id: Callable[[], UUID],
         draining: Callable[[], bool],
@@ -83,7 +80,6 @@ class MessageService:
         self._prompts = prompts
         self._maker = maker
         self._generations = generation_service
-        self._wakeups = wakeups
         self._limits = limits
         self._node_id = node_id
         self._draining = draining
@@ -202,7 +198,7 @@ class MessageService:
                 await self._generations.stop(user_id, situation.running_id)
             self._maker.start(new.generation, list(new.events))
             self._generations.made_here(new.generation.id)
-        await self._wakeups.publish(wakeups.USER_EVENT, str(user_id))
+        self._maker.announce(user_id)
         question = planned.question or Question(
             id=new.generation.user_message_id,
             content=planned.content or "",
