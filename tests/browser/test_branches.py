@@ -75,8 +75,10 @@ async def test_another_answer_keeps_the_one_before_and_both_can_be_turned_to(ada
 
 async def test_edited_question_is_a_branch_of_its_own_and_nothing_is_lost(ada: Somebody) -> None:
     page = await ada.arrive()
-    for number in ("one", "two", "three"):
+    for count, number in enumerate(("one", "two", "three"), 1):
         await ask(page, f"question {number} [[rate=0 tokens=3]]")
+        # The answer before may still stand there as the last one.
+        await expect(answers(page)).to_have_count(count)
         await answered(page)
     await rewrite(page, 1, "question two, better put [[rate=0 tokens=4]]")
     await expect(questions(page)).to_have_count(2)
