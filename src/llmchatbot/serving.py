@@ -17,14 +17,12 @@ from llmchatbot.database.address import Address
 from llmchatbot.database.creation import prepare, wait_and_prepare
 from llmchatbot.errors import DatabaseUnavailable, StartupError
 from llmchatbot.handlers.outermost import refuse_plainly
-from llmchatbot.http_server.server import HttpServer
+from llmchatbot.http_server.server import BACKLOG, HttpServer
 from llmchatbot.main import create_asgi
 from llmchatbot.wiring import open_backend
 
 logger = logging.getLogger(__name__)
 
-# Of connections that nobody has accepted yet.
-_BACKLOG = 4096
 # The longest head of a request (protocol §8).
 _HEAD_BYTES = 16 * 1024
 _STOP_SECONDS = 2.0
@@ -37,7 +35,7 @@ def bind(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-        bound.listen(_BACKLOG)
+        bound.listen(BACKLOG)
         bound.setblocking(False)
     except PermissionError as error:
         raise StartupError(

@@ -32,8 +32,8 @@ class Connection(asyncio.Protocol):
     """Everything is a callback; the only tasks are those of the applications."""
 
     __slots__ = (
-        "_closing",
         "_current",
+        "_deaf",
         "_expects_continue",
         "_head_bytes",
         "_headers",
@@ -41,7 +41,6 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_queue",
         "_receiving",
-        "_refused",
         "_server",
         "_target",
         "_transport",
@@ -59,10 +58,10 @@ class Connection(asyncio.Protocol):
         self._current: Exchange | None = None
         self._receiving: Exchange | None = None
         self._queue: list[tuple[Exchange, dict[str, Any]]] = []
-        self._closing = False
+        # What still comes is not read: the connection ends with the answer under way.
+        self._deaf = False
         # The transport's own, once there is one: a method in between would be one more call for each frame.
         self.write: Callable[[bytes], None] = _write_nowhere
-        self._refused = False
         self._begin_head()
         self._in_head = False
         self.client: tuple[str, int] | None = None
@@ -89,14 +88,14 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
-        self._parser, self._closing = None, True
+        self._parser, self._deaf = None, True
         for exchange in (self._current, *(waiting for waiting, _ in self._queue)):
             if exchange is not None:
                 exchange.lose()
         self._queue.clear()
 
     def data_received(self, data: bytes) -> None:
-        if self._refused or self._closing:
+        if self._deaf:
             return
         if self._parser is None:
             self._parser = httptools.HttpRequestParser(self)
@@ -108,7 +107,7 @@ class Connection(asyncio.Protocol):
             # An offer that may be ignored (RFC 9110 §7.8): answered as it is, and then the connection ends.
             if self._receiving is not None:
                 self._receiving.keep_alive = False
-            self._closing = True
+            self._deaf = True
         except httptools.HttpParserError as error:
             self._refuse(_cause_of(error, data))
             return
@@ -260,7 +259,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: AppError) -> None:
         """Answer without an application and close; after the answer under way, if there is one."""
-        self._refused = True
+        self._deaf = True
         logger.info("refused at the door: %s", error.code)
         current, self._current = self._current, None
         if current is not None and (current.started or current.body_complete):
@@ -277,7 +276,7 @@ class Connection(asyncio.Protocol):
 
     def _linger(self) -> None:
         """Closing with unread bytes in the socket resets it, and the client may never see its answer."""
-        self._refused = True
+        self._deaf = True
         self.waiting_since = None
         self.lingering_since = self._server.now()
         if self._transport.can_write_eof() and not self._transport.is_closing():

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 # Seconds between two looks at all connections. A timer for each would cost more than the connections themselves.
 _TICK = 0.5
 # Connections that the kernel keeps until we accept them.
-_BACKLOG = 4096
+BACKLOG = 4096
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 Refusal = Callable[[AppError], tuple[Headers, bytes]]
@@ -48,7 +48,7 @@ class HttpServer:
         self._tick()
         host, port, *_ = bound.getsockname()
         self.address = str(host), int(port)
-        self._listener = await self._loop.create_server(lambda: Connection(self), sock=bound.dup(), backlog=_BACKLOG)
+        self._listener = await self._loop.create_server(lambda: Connection(self), sock=bound.dup(), backlog=BACKLOG)
 
     def run(self, connection: Connection, exchange: Exchange, scope: dict[str, Any]) -> None:
         """Start the application for one request."""

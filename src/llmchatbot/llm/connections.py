@@ -149,10 +149,8 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._fail(not_http)
-        except httptools.HttpParserError:
-            self._fail(not_http)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._fail()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._stream is not None and not self._whole:
@@ -165,11 +163,11 @@ class Connection(asyncio.Protocol):
         if not self.closed.done():
             self.closed.set_result(None)
 
-    def _fail(self, error: Any) -> None:
+    def _fail(self) -> None:
         """What came is no answer. After the head it is a broken stream, before it something else than HTTP."""
         self._keep = False
         if self._stream is not None:
-            self._stream.fail(interrupted() if self._stream.head.done() else error(self._stream.endpoint))
+            self._stream.fail(interrupted() if self._stream.head.done() else not_http(self._stream.endpoint))
         self._parser = None
 
     # Callbacks of the parser.

@@ -272,8 +272,7 @@ class AnswerMaker:
             draft.add_text(delta.text)
         else:
             self._take(job, batch)
-        if not draft.touched:
-            self._writer.touch(draft)
+        self._writer.touch(draft)
         if draft.bytes > self._limits.answer_bytes:
             raise AnswerTooLong(f"The answer reached the limit of {self._limits.answer_bytes} bytes.")
 
