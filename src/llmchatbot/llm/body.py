@@ -108,6 +108,9 @@ class HttpStream:
     def resume(self) -> None:
         """Called when there is room again."""
 
+    def flow(self) -> None:
+        """Called when relaying begins: many small pieces will come, each soon after the other."""
+
     def _stop_relaying(self, error: Exception | None) -> None:
         self._take = None
         if error is None:
@@ -143,6 +146,7 @@ class HttpStream:
             return
         if self._error is None and not self.ended:
             self._take = take
+            self.flow()
             try:
                 await self._wait()
             finally:
