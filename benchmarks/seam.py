@@ -119,6 +119,23 @@ async def raw(url: str, streams: int, chunks: int) -> int:
     return counts[0]
 
 
+class Counting:
+    """A sink that only counts, for all answers together."""
+
+    size = 0
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def text(self, piece: str) -> None:
+        self.count += 1
+
+    def events(self, batch: list[Event]) -> None:
+        for event in batch:
+            if type(event) is TextDelta:
+                self.count += 1
+
+
 async def seam(url: str, streams: int, chunks: int) -> int:
     """The whole seam as the product uses it, from the gateway down."""
     settings = ModelSettings(service_url=url, service_protocol="openai", service_model="x")
@@ -128,20 +145,15 @@ async def seam(url: str, streams: int, chunks: int) -> int:
         messages=(PromptMessage(role="user", content="hi"),),
         parameters=Parameters(max_tokens=chunks),
     )
-    counts = [0]
-
-    def sink(batch: list[Event]) -> None:
-        for event in batch:
-            if type(event) is TextDelta:
-                counts[0] += 1
+    counting = Counting()
 
     async def one() -> None:
-        async for batch in gateway.stream(request, sink):
-            sink(batch)
+        async for batch in gateway.stream(request, counting):
+            counting.events(batch)
 
     await asyncio.gather(*(one() for _ in range(streams)))
     await gateway.aclose()
-    return counts[0]
+    return counting.count
 
 
 Reader = Callable[[str, int, int], Awaitable[int]]

@@ -23,7 +23,7 @@ from llmchatbot.services.answers import AnswerMaker
 from llmchatbot.services.nodes import NodeService
 from llmchatbot.streaming import payloads
 from llmchatbot.streaming.followers import Followers
-from llmchatbot.streaming.store import Row
+from llmchatbot.streaming.store import Batch
 from llmchatbot.streaming.tails import Tail
 from llmchatbot.streaming.wakeups import SharedWakeUps
 
@@ -298,9 +298,9 @@ async def test_round_for_an_answer_of_another_owner_is_refused(db: Database) -> 
     await node.tick()
     before, log = node.id, PostgresAnswerLog(rounds=db, endings=db)
     generation = await make_generation(db, before)
-    row = Row(generation, 1, 1, payloads.token("a"))
+    batch = Batch(generation, 1, 1, [payloads.token("a")])
     await nodes.fence(db, before)
     await node._begin_again()
     assert node.id != before
-    assert await log.append(node.id, [row]) == 0
+    assert await log.append(node.id, [batch]) == 0
     assert await log.stale(node.id, {generation: 1}) == {generation}

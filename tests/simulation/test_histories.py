@@ -21,9 +21,10 @@ from llmchatbot.services.nodes import NodeService
 from llmchatbot.streaming import payloads
 from llmchatbot.streaming.drafts import Draft
 from llmchatbot.streaming.followers import Followers
+from llmchatbot.streaming.store import Batch
 from llmchatbot.streaming.streams import Source, Stream
 from llmchatbot.streaming.tails import Tail, Tails
-from llmchatbot.streaming.writer import Batch, Writer, _rows_of
+from llmchatbot.streaming.writer import Writer
 
 # Several tests, so that several workers share them.
 _BATCHES = 8
@@ -103,11 +104,11 @@ async def without_order(self: Followers, tail: Tail) -> bool:
 
 
 def shown_before_stored(original: Callable[..., Any]) -> Callable[..., Any]:
-    async def append(self: Writer, batches: list[Batch]) -> None:
+    async def append(self: Writer, taken: list[tuple[Draft, Batch]]) -> None:
         """Readers first, the database when it has time."""
-        for batch in batches:
-            batch.draft.tail.extend(batch.first, batch.payloads)
-        await original(self, batches)
+        for draft, batch in taken:
+            draft.tail.extend(batch.first, batch.payloads)
+        await original(self, taken)
 
     return append
 
@@ -124,10 +125,10 @@ def with_a_cursor_one_too_far(self: Stream, source: Source) -> Sequence[str]:
     return source.since(self.seq + 2, 256) or source.since(self.seq + 1, 256)
 
 
-async def without_waiting_for_the_database(self: Writer, batches: list[Batch]) -> None:
+async def without_waiting_for_the_database(self: Writer, taken: list[tuple[Draft, Batch]]) -> None:
     """Takes an unknown outcome for a good one."""
     with contextlib.suppress(DatabaseUnavailable):
-        await self._try_append(_rows_of(batches), batches)
+        await self._try_append([batch for _, batch in taken], taken)
 
 
 async def without_takeover(self: NodeService, now: float) -> None:

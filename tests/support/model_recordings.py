@@ -331,20 +331,35 @@ PROMPT = Prompt(
 )
 
 
+class Heard:
+    """A sink that keeps everything."""
+
+    def __init__(self) -> None:
+        self.all: list[Event] = []
+
+    @property
+    def size(self) -> int:
+        deltas = (event for event in self.all if isinstance(event, TextDelta | ReasoningDelta))
+        return sum(len(delta.text.encode()) for delta in deltas)
+
+    def text(self, piece: str) -> None:
+        assert piece, "an empty piece wakes readers for nothing"
+        self.all.append(TextDelta(piece))
+
+    def events(self, batch: list[Event]) -> None:
+        assert batch, "an empty batch wakes readers for nothing"
+        self.all.extend(batch)
+
+
 async def ask(model: Model, prompt: Prompt = PROMPT, *, relayed: bool = True) -> Answer:
     """Everything that the model says, and the error that ended it; `relayed`: through a sink, as the product asks."""
-    events: list[Event] = []
-
-    def take(batch: list[Event]) -> None:
-        assert batch, "an empty batch wakes readers for nothing"
-        events.extend(batch)
-
+    heard = Heard()
     try:
-        async for batch in model.stream(prompt, take if relayed else None):
-            take(batch)
+        async for batch in model.stream(prompt, heard if relayed else None):
+            heard.events(batch)
     except ModelError as error:
-        return Answer(events, error)
-    return Answer(events, None)
+        return Answer(heard.all, error)
+    return Answer(heard.all, None)
 
 
 class _ReplayStream:

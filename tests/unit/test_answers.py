@@ -17,7 +17,7 @@ from llmchatbot.llm.port import Sink
 from llmchatbot.models.generations import Generation, Status
 from llmchatbot.services.answers import AnswerMaker
 from llmchatbot.services.prompts import PromptBuilder
-from llmchatbot.streaming.store import Ending, Finish, Row
+from llmchatbot.streaming.store import Batch, Ending, Finish
 from llmchatbot.streaming.tails import Tails
 from llmchatbot.streaming.wakeups import LocalWakeUps
 from llmchatbot.streaming.writer import Writer
@@ -30,8 +30,8 @@ class Store:
     def __init__(self) -> None:
         self.ending: Ending | None = None
 
-    async def append(self, node_id: UUID, rows: Sequence[Row]) -> int:
-        return len(rows)
+    async def append(self, node_id: UUID, batches: Sequence[Batch]) -> int:
+        return sum(len(batch.payloads) for batch in batches)
 
     async def stale(self, node_id: UUID, epochs: dict[UUID, int]) -> set[UUID]:
         return set()

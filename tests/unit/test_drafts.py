@@ -10,7 +10,7 @@ from llmchatbot.clock import SystemClock
 from llmchatbot.ids import new_id
 from llmchatbot.streaming import payloads
 from llmchatbot.streaming.drafts import Draft
-from llmchatbot.streaming.store import Ending, Finish, Row
+from llmchatbot.streaming.store import Batch, Ending, Finish
 from llmchatbot.streaming.tails import Tail
 from llmchatbot.streaming.writer import Writer
 
@@ -28,8 +28,8 @@ def test_draft_that_goes_on_from_a_log_keeps_what_was_said_and_what_was_thought(
 class Store:
     """Takes everything."""
 
-    async def append(self, node_id: UUID, rows: Sequence[Row]) -> int:
-        return len(rows)
+    async def append(self, node_id: UUID, batches: Sequence[Batch]) -> int:
+        return sum(len(batch.payloads) for batch in batches)
 
     async def stale(self, node_id: UUID, epochs: dict[UUID, int]) -> set[UUID]:
         return set()

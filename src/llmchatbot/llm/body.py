@@ -43,12 +43,35 @@ class HttpStream:
     One timer per call, not per piece: it looks when the reader began to wait and sleeps again if that was lately.
     """
 
-    status: int
-    headers: Mapping[str, str]
-    """Names in lower case."""
+    # Slots here and in all that a token passes: thousands of streams take turns, and each line of memory that one of
+    # them touches comes from far away.
+    __slots__ = (
+        "_chunk_limit",
+        "_error",
+        "_first_at",
+        "_got_first",
+        "_limits",
+        "_loop",
+        "_paused",
+        "_pieces",
+        "_size",
+        "_take",
+        "_timer",
+        "_unpack",
+        "_waiter",
+        "_waiting_since",
+        "_whole_at",
+        "closed",
+        "ended",
+        "headers",
+        "status",
+    )
 
     def __init__(self, limits: TimeLimits, started: float, loop: asyncio.AbstractEventLoop) -> None:
         """`started`: when the call began, by the loop's clock."""
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+        """Names in lower case."""
         self._limits = limits
         self._loop = loop
         self._chunk_limit = limits.chunk
@@ -60,16 +83,24 @@ class HttpStream:
         self._size = 0
         self._paused = False
         self._take: Take | None = None
+        # For a body that came packed; fails the stream and gives nothing when it cannot.
+        self._unpack: Callable[[bytes], bytes] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._error: ModelError | None = None
         self.ended = False
         """The body came to its proper end."""
+        self.closed = False
+        """Nobody reads it any more."""
         self._timer = loop.call_at(self._first_at, self._check)
 
     # The connection's side.
 
     def feed(self, piece: bytes) -> None:
-        """A piece of the body has arrived."""
+        """A piece of the body has arrived. Runs once per token."""
+        if self._unpack is not None:
+            piece = self._unpack(piece)
+            if not piece:
+                return
         if not self._got_first:
             self._got_first = True
             self._look_again_in(self._chunk_limit)
@@ -83,6 +114,8 @@ class HttpStream:
             else:
                 if enough:
                     self._stop_relaying(None)
+            return
+        if self.closed:
             return
         self._pieces.append(piece)
         self._size += len(piece)
@@ -174,6 +207,7 @@ class HttpStream:
 
     async def aclose(self) -> None:
         """Close the connection and return once the socket is gone; even when cancelled meanwhile. Idempotent."""
+        self.closed = True
         self._timer.cancel()
 
     async def _wait(self) -> None:

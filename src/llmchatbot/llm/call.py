@@ -58,7 +58,8 @@ class GatewayCall:
     ) -> None:
         """`sink`: see `port.Model.stream`."""
         self.request = request
-        self.sink = self._counting(sink) if sink is not None else None
+        self.sink = sink
+        self._size_before = 0 if sink is None else sink.size
         self.world = surroundings
         system = (PromptMessage(role="system", content=request.system_prompt),) if request.system_prompt else ()
         # An answer stopped before its first token is an empty message; several providers refuse those.
@@ -66,7 +67,7 @@ class GatewayCall:
         self.messages = (*system, *spoken)
         self._sizes = [utf8_size(message.content) for message in self.messages]
         self._chain = chain
-        self._output_bytes = 0
+        self._yielded_bytes = 0
 
     async def run(self) -> AsyncGenerator[list[Event], None]:
         """Ask the chain's models in turn. Raises the first model's error when none could answer."""
@@ -80,11 +81,11 @@ class GatewayCall:
                 async for batch in attempt.batches:
                     if not attempt.answering and attempt.shows(batch):
                         yield [attempt.answer_begins()]
-                    self._count(batch)
                     if type(batch[-1]) is Finished:
                         attempt.over(None)
                         yield self._closing(attempt.upstream, batch)
                         return
+                    self._yielded_bytes += _size_of(batch)
                     yield batch
                 attempt.require_end()
             except ModelError as error:
@@ -111,27 +112,17 @@ class GatewayCall:
             raise ModelInterrupted("This model cannot go on from a text; ask again instead.")
         return able
 
-    def _counting(self, sink: Sink) -> Sink:
-        def take(batch: list[Event]) -> None:
-            if len(batch) == 1 and type(delta := batch[0]) is TextDelta and delta.text.isascii():
-                self._output_bytes += len(delta.text)
-            else:
-                self._count(batch)
-            sink(batch)
-
-        return take
-
-    def _count(self, batch: list[Event]) -> None:
-        for event in batch:
-            if type(event) is TextDelta or type(event) is ReasoningDelta:
-                self._output_bytes += utf8_size(event.text)
+    def _output_bytes(self, last: list[Event]) -> int:
+        """UTF-8 bytes of the whole answer; `last` is its end, which nobody was given yet."""
+        before = self._yielded_bytes if self.sink is None else self.sink.size - self._size_before
+        return before + _size_of(last)
 
     def _closing(self, upstream: Upstream, batch: list[Event]) -> list[Event]:
         """The last batch, with a usage in it; a provider's count teaches the estimator."""
         estimator, name = self.world.estimator, upstream.name
         usage = next((event for event in batch if isinstance(event, Usage)), None)
         if usage is None:
-            output = estimator.of_bytes(name, self._output_bytes)
+            output = estimator.of_bytes(name, self._output_bytes(batch))
             batch.insert(-1, Usage(estimator.of_messages(name, self._sizes), output, estimated=True))
         elif not usage.estimated and not self.request.prefix:
             estimator.observe(name, self._sizes, usage.input_tokens)
@@ -258,6 +249,10 @@ class _Attempt:
                 self.upstream.breaker.abandoned()
             if self._ticket is not None:
                 self._ticket.leave()
+
+
+def _size_of(batch: list[Event]) -> int:
+    return sum(utf8_size(event.text) for event in batch if type(event) is TextDelta or type(event) is ReasoningDelta)
 
 
 async def _nothing() -> AsyncGenerator[list[Event], None]:

@@ -31,6 +31,8 @@ _IDLE_SECONDS = 15.0
 class DirectStream(HttpStream):
     """One answer on one connection."""
 
+    __slots__ = ("_connection", "_inflate", "_keep", "endpoint", "head")
+
     def __init__(
         self,
         connection: Connection,
@@ -53,20 +55,20 @@ class DirectStream(HttpStream):
         # Asked not to; some do it all the same.
         if headers.get("content-encoding", "identity").lower() in {"gzip", "deflate"}:
             self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
-            self.feed = self._feed_packed  # type: ignore[method-assign]  # the others pay nothing for it
+            self._unpack = self._unpacked
         if not self.head.done():
             self.head.set_result(None)
 
-    def _feed_packed(self, piece: bytes) -> None:
+    def _unpacked(self, piece: bytes) -> bytes:
         try:
-            piece = self._inflate.decompress(piece, _INFLATED_BYTES)
+            unpacked: bytes = self._inflate.decompress(piece, _INFLATED_BYTES)
         except zlib.error:
             self.fail(ModelProtocolError("The model's service sent a body that cannot be unpacked."))
-            return
+            return b""
         if self._inflate.unconsumed_tail:
             self.fail(ModelProtocolError("The model's service sent a body that is too large once unpacked."))
-        elif piece:
-            super().feed(piece)
+            return b""
+        return unpacked
 
     def fail(self, error: ModelError) -> None:
         super().fail(error)
@@ -98,11 +100,28 @@ class DirectStream(HttpStream):
 class Connection(asyncio.Protocol):
     """One socket; one call at a time."""
 
+    __slots__ = (
+        "_head_bytes",
+        "_headers",
+        "_keep",
+        "_loop",
+        "_parser",
+        "_stream",
+        "_transport",
+        "_until_eof",
+        "_whole",
+        "closed",
+        "idle_since",
+        "on_body",
+    )
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._stream: DirectStream | None = None
         self._parser: Any = None
+        # The parser calls it: the stream's own, since a method in between would be one more call for each token.
+        self.on_body: Callable[[bytes], None] = _ignore
         self._headers: dict[str, str] = {}
         self._head_bytes = 0
         self._until_eof = False
@@ -121,6 +140,7 @@ class Connection(asyncio.Protocol):
         """Send a request; `stream` is fed with the answer."""
         assert self._transport is not None  # noqa: S101 # for the type checker: connected before it is handed out
         self._stream = stream
+        self.on_body = stream.feed
         self._parser = httptools.HttpResponseParser(self)
         self._headers, self._head_bytes, self._until_eof, self._whole = {}, 0, False, False
         self._transport.write(request)
@@ -130,6 +150,7 @@ class Connection(asyncio.Protocol):
         if self._stream is not stream:
             return False
         self._stream = None
+        self.on_body = _ignore
         self._parser = None
         self.idle_since = self._loop.time()
         return True
@@ -145,9 +166,9 @@ class Connection(asyncio.Protocol):
     def delay_acknowledgements(self) -> None:
         """Let the kernel acknowledge every second piece instead of each; where it cannot, nothing changes.
 
-        The kernel takes a connection on which nothing is answered for a bulk transfer, and sends an acknowledgement with
-        every read of a token: more than half of what the read costs. A sender that waits for them (Nagle's algorithm)
-        meets that once per answer: the first time that the kernel's timer has to send one, it goes back to its old way.
+        The kernel takes a connection on which nothing is answered for a bulk transfer, and sends an acknowledgement
+        with every read of a token: more than half of what the read costs. A sender that waits for them (Nagle's
+        algorithm) meets that once per answer: when the kernel's timer had to send one, it goes back to its old way.
         """
         if self._transport is None or not hasattr(socket, "TCP_QUICKACK"):
             return
@@ -206,10 +227,6 @@ class Connection(asyncio.Protocol):
         self._until_eof = not {"content-length", "transfer-encoding"} & self._headers.keys()
         if self._stream is not None:
             self._stream.feed_head(status, self._headers)
-
-    def on_body(self, piece: bytes) -> None:
-        if self._stream is not None:
-            self._stream.feed(piece)
 
     def on_message_complete(self) -> None:
         if self._parser is not None and self._parser.get_status_code() >= 200:
@@ -308,6 +325,10 @@ class DirectConnections:
         for connections in kept.values():
             for connection in connections:
                 await connection.aclose()
+
+
+def _ignore(piece: bytes) -> None:
+    """A body that nobody asked for."""
 
 
 async def _wait_shielded(closed: asyncio.Future[None]) -> None:

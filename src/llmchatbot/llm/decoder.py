@@ -60,7 +60,7 @@ class SseDecoder(_Lines):
     An event whose final blank line never came is dropped, as the standard says.
     """
 
-    __slots__ = ("_data", "_data_size", "_event", "_id", "_skip_lf", "last_event_id", "max_event", "retry")
+    __slots__ = ("_between", "_data", "_data_size", "_event", "_id", "_skip_lf", "last_event_id", "max_event", "retry")
 
     def __init__(self, *, max_line: int = MAX_LINE, max_event: int = MAX_EVENT) -> None:
         super().__init__(max_line)
@@ -73,25 +73,37 @@ class SseDecoder(_Lines):
         self._event = ""
         self._id = ""
         self._skip_lf = False
+        # Nothing is kept for what comes next. One flag, since looking at all of it costs more than the event.
+        self._between = False
 
-    def feed(self, chunk: bytes) -> list[SseEvent]:
-        """Return the events that this chunk completed. After a failure: nothing more."""
-        if self._rest or self._skip_lf or self._head is not None or self.failure is not None or b"\r" in chunk:
-            chunk = self._prepare(chunk)
-        elif self._is_one_event(chunk):
-            return [("", chunk[6:-2])]
-        return self._events(chunk) if chunk else []
+    def single(self, chunk: bytes) -> bytes | None:
+        """The data of the one event without a name that `chunk` is; None, and nothing is taken, when it is not that.
 
-    def _is_one_event(self, chunk: bytes) -> bool:
-        """Where a model sends token by token, a piece of the network is one event of one line."""
+        Where a model sends token by token, a piece of the network is one event of one line.
+        """
         size = len(chunk)
-        return (
-            chunk[:6] == b"data: "
+        if (
+            self._between
+            and chunk[:6] == b"data: "
             and chunk.find(b"\n") == size - 2
             and chunk[-1:] == b"\n"
             and size <= self.max_line
-            and not (self._data or self._event or self._id)
-        )
+            and b"\r" not in chunk
+        ):
+            return chunk[6:-2]
+        return None
+
+    def feed(self, chunk: bytes) -> list[SseEvent]:
+        """Return the events that this chunk completed. After a failure: nothing more."""
+        data = self.single(chunk)
+        if data is not None:
+            return [("", data)]
+        if self._rest or self._skip_lf or self._head is not None or self.failure is not None or b"\r" in chunk:
+            chunk = self._prepare(chunk)
+        events = self._events(chunk) if chunk else []
+        kept = self._rest or self._data or self._event or self._id or self._skip_lf
+        self._between = not kept and self._head is None and self.failure is None
+        return events
 
     def _prepare(self, chunk: bytes) -> bytes:
         """All that a chunk may need before it is cut into lines; b"" when no line ends in it."""
@@ -195,6 +207,19 @@ class NdjsonDecoder(_Lines):
 
     def __init__(self, *, max_line: int = MAX_LINE) -> None:
         super().__init__(max_line)
+
+    def single(self, chunk: bytes) -> bytes | None:
+        """The one line that `chunk` is; None, and nothing is taken, when it is not that."""
+        size = len(chunk)
+        if (
+            chunk.find(b"\n") == size - 1
+            and 1 < size <= self.max_line
+            and not self._rest
+            and self._head is None
+            and self.failure is None
+        ):
+            return chunk[:-1]
+        return None
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the lines that this chunk completed, without their ends. After a failure: nothing more."""

@@ -158,6 +158,24 @@ def sampling(parameters: Parameters, max_tokens_field: str) -> Json:
 class ChatParser(AnswerParser[SseEvent]):
     """Chunks to events."""
 
+    def plain(self, data: bytes) -> str | None:
+        """See `AnswerParser.plain`."""
+        try:
+            chunk = _CHUNK.decode(data)
+        except ValueError:
+            return None
+        choices = chunk.choices
+        if not choices or len(choices) > 1 or chunk.usage is not None or chunk.error is not None:
+            return None
+        choice = choices[0]
+        delta = choice.delta
+        if delta is None or choice.finish_reason or choice.index:
+            return None
+        text = delta.content
+        if type(text) is not str or delta.reasoning_content or delta.reasoning or delta.refusal or delta.tool_calls:
+            return None
+        return self.clean_text(text)
+
     def feed(self, record: SseEvent, out: list[Event]) -> None:
         """See `AnswerParser.feed`."""
         data = record[1]

@@ -6,7 +6,7 @@ One implementation per protocol: `ndjson`, `openai_chat`, `openai_responses`, `a
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from typing import Literal, Protocol
 
 import msgspec
@@ -45,8 +45,21 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     prefix: str = ""
 
 
-Sink = Callable[[list[Event]], None]
-"""Takes deltas at once, in the callback of the network. What it raises ends the call."""
+class Sink(Protocol):
+    """Takes deltas at once, in the callback of the network. What it raises ends the call."""
+
+    @property
+    def size(self) -> int:
+        """UTF-8 bytes of all deltas that its owner has of the call, those that were yielded before included."""
+        ...
+
+    def text(self, piece: str) -> None:
+        """One `TextDelta`, without the object around it: nearly all that a model says."""
+        ...
+
+    def events(self, batch: list[Event]) -> None:
+        """Any deltas."""
+        ...
 
 
 class Model(Protocol):

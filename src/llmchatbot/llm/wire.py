@@ -28,6 +28,10 @@ class Decoder(Protocol[Record]):
 
     failure: ModelProtocolError | None
 
+    def single(self, chunk: bytes) -> bytes | None:
+        """The data of the one plain record that `chunk` is; None, and nothing is taken, when it is not that."""
+        ...
+
     def feed(self, chunk: bytes) -> list[Record]: ...
 
     def finish(self) -> list[Record]: ...
@@ -49,19 +53,30 @@ class AnswerParser(Generic[Record_contra]):
         # Providers refuse or trim white space at the end of a prefix; then the model may repeat it.
         self._repeated_space = prefix[len(prefix.rstrip()) :]
 
+    def plain(self, data: bytes) -> str | None:
+        """The text of a record that is nothing but a piece of the answer; None, and nothing is taken, for any other.
+
+        A short way for what comes thousands of times; whoever does not offer it is fed all records.
+        """
+        return None
+
     def feed(self, record: Record_contra, out: list[Event]) -> None:
         """Append the events of one record. Raises ModelError for an error record or what cannot be read."""
         raise NotImplementedError
 
     def add_text(self, piece: str, out: list[Event]) -> None:
         """Append a piece of the answer."""
+        if piece := self.clean_text(piece):
+            out.append(TextDelta(piece))
+
+    def clean_text(self, piece: str) -> str:
+        """A piece of the answer as it may be shown; "" when it must wait for more."""
         if self._repeated_space:
             piece = self._drop_repeated_space(piece)
         # what nearly all of them are goes without a further call: this runs once per token
         if self._text.waiting or not piece.isascii() or "\x00" in piece:
             piece = self._text.feed(piece)
-        if piece:
-            out.append(TextDelta(piece))
+        return piece
 
     def add_reasoning(self, piece: str, out: list[Event]) -> None:
         """Append a piece of reasoning."""
@@ -97,12 +112,17 @@ class AnswerParser(Generic[Record_contra]):
 class _Intake(Generic[Record]):
     """Pieces of one body to events, up to the end of the answer, and the error that ends it unless it is whole."""
 
+    __slots__ = ("_began", "_decoder", "_last", "_model", "_parser", "_sink", "_upstream", "error", "over")
+
     def __init__(self, model: WireModel[Record], upstream: HttpStream, prompt: Prompt) -> None:
         self._model = model
         self._upstream = upstream
         self._parser = model.parser_for(prompt)
         self._decoder = model.decoder()
         self._began = False
+        self._sink: Sink
+        # What ends a relayed answer is not for the sink.
+        self._last: list[Event] = []
         self.over = False
         self.error: ModelError | None = None
 
@@ -119,25 +139,30 @@ class _Intake(Generic[Record]):
 
     async def relay(self, sink: Sink) -> list[Event]:
         """Everything to `sink` as it comes, but what ends the answer."""
-        last: list[Event] = []
-
-        def take(piece: bytes) -> bool:
-            nonlocal last
-            batch = self._take(piece)
-            if self.over:
-                last = batch
-            elif batch:
-                sink(batch)
-            return self.over
-
+        self._sink = sink
         try:
-            await self._upstream.relay(take)
+            await self._upstream.relay(self._relay)
         except ModelError as error:
             return self._broken(error)
-        return last if self.over else self._body_over()
+        return self._last if self.over else self._body_over()
+
+    def _relay(self, piece: bytes) -> bool:
+        """Runs once per token; whether the answer is over."""
+        data = self._decoder.single(piece)
+        if data is not None:
+            text = self._parser.plain(data)
+            if text is not None:
+                if text:
+                    self._sink.text(text)
+                return False
+        batch = self._take(piece)
+        if self.over:
+            self._last = batch
+        elif batch:
+            self._sink.events(batch)
+        return self.over
 
     def _take(self, piece: bytes) -> list[Event]:
-        """Runs once per token."""
         batch: list[Event] = []
         parser, decoder = self._parser, self._decoder
         try:

@@ -13,7 +13,7 @@ from llmchatbot.database.pool import retrying
 from llmchatbot.errors import DatabaseUnavailable
 from llmchatbot.repositories.executor import Executor
 from llmchatbot.streaming.payloads import encode
-from llmchatbot.streaming.store import Ending, Finish, Row
+from llmchatbot.streaming.store import Batch, Ending, Finish
 
 # Whoever takes a node's work over sets `fenced_at` first. FOR SHARE makes that wait for the round under way, and makes
 # every later round find no row: a process that slept through its lease can store nothing any more (I2). The owner
@@ -93,17 +93,12 @@ class PostgresAnswerLog:
         # Number of the connection of the append before; 0 when there is none to go on with.
         self._number = 0
 
-    async def append(self, node_id: UUID, rows: Sequence[Row]) -> int:
+    async def append(self, node_id: UUID, batches: Sequence[Batch]) -> int:
         """Also raises DatabaseUnavailable, once, when its connection is another than that of the append before.
 
         Then a crash of the server may lie between them, and the last acknowledged events be forgotten.
         """
-        columns = (
-            [row.generation_id for row in rows],
-            [row.seq for row in rows],
-            [row.epoch for row in rows],
-            [row.payload for row in rows],
-        )
+        columns = _columns(batches)
         try:
             tag = await self._execute(_APPEND, node_id, *columns)
         except asyncpg.UniqueViolationError:
@@ -151,6 +146,21 @@ class PostgresAnswerLog:
 
     async def read(self, generation_id: UUID, first: int, limit: int) -> list[tuple[int, str]]:
         return await read(self._endings, generation_id, first, limit)
+
+
+def _columns(batches: Sequence[Batch]) -> tuple[list[UUID], list[int], list[int], list[str]]:
+    """Ids, numbers, epochs and payloads, a row per event."""
+    ids: list[UUID] = []
+    numbers: list[int] = []
+    epochs: list[int] = []
+    payloads: list[str] = []
+    for batch in batches:
+        count = len(batch.payloads)
+        ids += [batch.generation_id] * count
+        numbers += range(batch.first, batch.first + count)
+        epochs += [batch.epoch] * count
+        payloads += batch.payloads
+    return ids, numbers, epochs, payloads
 
 
 async def read(executor: Executor, generation_id: UUID, first: int, limit: int) -> list[tuple[int, str]]:

@@ -11,28 +11,19 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
-from functools import partial
 from uuid import UUID
 
 from llmchatbot.config import LimitSettings
 from llmchatbot.errors import AnswerTooLong, AppError, DatabaseUnavailable, ModelError, ModelInterrupted, ModelRefused
-from llmchatbot.llm.events import (
-    Answering,
-    Event,
-    Finished,
-    Notice,
-    ReasoningDelta,
-    TextDelta,
-    ToolCallDelta,
-)
-from llmchatbot.llm.events import Usage as ModelUsage
+from llmchatbot.llm.events import Notice
 from llmchatbot.llm.gateway import GatewayRequest, ModelGateway
 from llmchatbot.models.generations import Generation, Status
 from llmchatbot.services.jobs import Job, Pace, ending_of, pace_of
 from llmchatbot.services.prompts import PromptBuilder
+from llmchatbot.services.sinks import JobSink
 from llmchatbot.streaming import payloads, wakeups
 from llmchatbot.streaming.drafts import Draft
-from llmchatbot.streaming.store import Finish, Row, Store
+from llmchatbot.streaming.store import Batch, Finish, Store
 from llmchatbot.streaming.tails import Tail, Tails
 from llmchatbot.streaming.wakeups import WakeUps
 from llmchatbot.streaming.writer import Writer
@@ -233,15 +224,14 @@ class AnswerMaker:
         loop = asyncio.get_running_loop()
         job.asked_at, before = loop.time(), job.draft.bytes
 
-        sink = partial(self._relay, job)
-
+        sink = JobSink(job, self._writer, limit_bytes=self._limits.answer_bytes)
         try:
             async with (
                 asyncio.timeout(self._limits.answer_time),
                 aclosing(self._gateway.stream(request, sink)) as batches,
             ):
                 async for batch in batches:
-                    self._relay(job, batch)
+                    sink.events(batch)
                     if job.first_at is None and job.draft.bytes > before:
                         job.first_at = loop.time()
         except TimeoutError as error:
@@ -264,45 +254,6 @@ class AnswerMaker:
                     raise
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
-
-    def _relay(self, job: Job, batch: list[Event]) -> None:
-        """Runs once per token. Raises AnswerTooLong."""
-        draft = job.draft
-        if len(batch) == 1 and type(delta := batch[0]) is TextDelta:
-            draft.add_text(delta.text)
-        else:
-            self._take(job, batch)
-        self._writer.touch(draft)
-        if draft.bytes > self._limits.answer_bytes:
-            raise AnswerTooLong(f"The answer reached the limit of {self._limits.answer_bytes} bytes.")
-
-    def _take(self, job: Job, batch: list[Event]) -> None:
-        draft = job.draft
-        for event in batch:
-            if isinstance(event, TextDelta):
-                draft.add_text(event.text)
-            elif isinstance(event, ReasoningDelta):
-                draft.add_reasoning(event.text)
-            elif isinstance(event, Finished):
-                job.finish_reason = event.reason
-            elif isinstance(event, ModelUsage):
-                job.usage = event
-            elif isinstance(event, Answering):
-                job.model, job.upstream = event.model or job.model, event.upstream
-            elif isinstance(event, Notice):
-                draft.add_event(payloads.notice(event.code, event.text, event.data))
-            elif isinstance(event, ToolCallDelta):
-                draft.add_event(
-                    payloads.encode(
-                        {
-                            "type": "tool_call",
-                            "index": event.index,
-                            "id": event.id,
-                            "name": event.name,
-                            "arguments": event.arguments,
-                        }
-                    )
-                )
 
     async def _finish(self, job: Job, failure: ModelError | None) -> None:
         """Repeats the terminal transaction until it is known to be stored: an answer is never left without an end."""
@@ -338,7 +289,7 @@ class AnswerMaker:
 
     async def _store_again(self, draft: Draft) -> None:
         logger.warning("events of generation %s are missing in the log; storing them again", draft.generation_id)
-        events = draft.tail.payloads
-        rows = [Row(draft.generation_id, seq, draft.epoch, payload) for seq, payload in enumerate(events)]
-        for first in range(0, len(rows), _REPLAY_ROWS):
-            await self._writer.append_again(rows[first : first + _REPLAY_ROWS])
+        tail = draft.tail
+        for first in range(0, len(tail.payloads), _REPLAY_ROWS):
+            events = tail.payloads[first : first + _REPLAY_ROWS]
+            await self._writer.append_again(Batch(draft.generation_id, draft.epoch, first, events))

@@ -7,6 +7,7 @@ from typing import Self
 from uuid import UUID
 
 from llmchatbot.streaming import payloads
+from llmchatbot.streaming.store import Batch
 from llmchatbot.streaming.tails import Tail
 
 
@@ -34,7 +35,7 @@ class Draft:
         self.tail = tail
         self.epoch = epoch
         self.next_seq = next_seq
-        # The text of the message so far, prefix included; joined once, at the end.
+        # The text of the message up to the last event, prefix included; joined once, at the end.
         self.parts: list[str] = [text] if text else []
         self.reasoning_parts: list[str] = []
         self.bytes = len(text.encode())
@@ -58,11 +59,11 @@ class Draft:
         return draft
 
     def add_text(self, text: str) -> None:
+        """Runs once per token."""
         if self._kind != "token":
             self._seal()
             self._kind = "token"
         self._text.append(text)
-        self.parts.append(text)
         self.bytes += len(text) if text.isascii() else len(text.encode())
 
     def add_reasoning(self, text: str) -> None:
@@ -70,7 +71,6 @@ class Draft:
             self._seal()
             self._kind = "reasoning"
         self._text.append(text)
-        self.reasoning_parts.append(text)
         self.bytes += len(text) if text.isascii() else len(text.encode())
 
     def add_event(self, payload: str) -> None:
@@ -78,21 +78,30 @@ class Draft:
         self._pending.append(payload)
 
     def _seal(self) -> None:
+        """Make one event of the deltas that came since the last one."""
         if self._text:
             text = self._text[0] if len(self._text) == 1 else "".join(self._text)
-            self._pending.append(payloads.token(text) if self._kind == "token" else payloads.reasoning(text))
-            self._text = []
+            self._text.clear()
+            if self._kind == "token":
+                self.parts.append(text)
+                self._pending.append(payloads.token(text))
+            else:
+                self.reasoning_parts.append(text)
+                self._pending.append(payloads.reasoning(text))
         self._kind = ""
 
-    def take(self) -> list[str]:
+    def take(self) -> Batch | None:
         """What is to be stored in this round; the draft counts it as under way."""
         if self._text:
             self._seal()
-        taken, self._pending = self._pending, []
-        count = len(taken)
+        taken = self._pending
+        if not taken:
+            return None
+        self._pending = []
+        first, count = self.next_seq, len(taken)
         self.unstored += count
-        self.next_seq += count
-        return taken
+        self.next_seq = first + count
+        return Batch(self.generation_id, self.epoch, first, taken)
 
     @property
     def settled(self) -> bool:
@@ -101,8 +110,8 @@ class Draft:
 
     @property
     def text(self) -> str:
-        return "".join(self.parts)
+        return "".join(self.parts + self._text if self._kind == "token" else self.parts)
 
     @property
     def reasoning(self) -> str:
-        return "".join(self.reasoning_parts)
+        return "".join(self.reasoning_parts + self._text if self._kind == "reasoning" else self.reasoning_parts)

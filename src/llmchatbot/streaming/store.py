@@ -12,13 +12,13 @@ import msgspec
 from llmchatbot.models.generations import Status, Usage
 
 
-class Row(msgspec.Struct, frozen=True, gc=False):
-    """One event on its way into the store."""
+class Batch(msgspec.Struct, frozen=True, gc=False):
+    """Events `first`, `first + 1`, … of one answer on their way into the store."""
 
     generation_id: UUID
-    seq: int
     epoch: int
-    payload: str
+    first: int
+    payloads: list[str]
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,10 +54,10 @@ class Finish(StrEnum):
 class Store(Protocol):
     """Raises DatabaseUnavailable when the outcome is unknown; every call may be repeated then."""
 
-    async def append(self, node_id: UUID, rows: Sequence[Row]) -> int:
+    async def append(self, node_id: UUID, batches: Sequence[Batch]) -> int:
         """Store events that are not stored yet, in one statement; how many were new.
 
-        Rows of a fenced node or of an epoch that has moved on are left out (I2).
+        Those of a fenced node or of an epoch that has moved on are left out (I2).
         """
         ...
 

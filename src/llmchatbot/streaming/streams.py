@@ -146,10 +146,14 @@ class Stream:
             else:
                 await source.wait(self if self.outlet is not None else None)
 
-    def offer(self, seq: int, frames: Frames) -> bool:
-        """The short way of nearly every token: no task wakes, and the frame was made once for all readers."""
+    def offer(self, frames: Frames) -> bool:
+        """The short way of nearly every token: no task wakes, and the frame was made once for all readers.
+
+        Whatever else this reader must look at (`gone`, `farewell`, `heartbeat_due`) comes with a `wake`, after which
+        nothing is offered to it until it has looked and waits again.
+        """
         outlet = self.outlet
-        if outlet is None or outlet.full or self.seq + 1 != seq or self.gone or self.farewell or self.heartbeat_due:
+        if outlet is None or outlet.full or self.seq + 1 != frames.first:
             return False
         outlet.push(frames.rendered(self._wire))
         self.seq += len(frames.payloads)

@@ -13,14 +13,14 @@ from uuid import UUID
 
 from llmchatbot.streaming import payloads
 from llmchatbot.streaming.frames import Frames
-from llmchatbot.streaming.payloads import is_terminal
+from llmchatbot.streaming.payloads import TERMINAL
 
 
 class Reader(Protocol):
     """Somebody who waits at the end of a source and may take what comes without being woken."""
 
-    def offer(self, seq: int, frames: Frames) -> bool:
-        """Take the events from `seq` on; False when it must be woken to look by itself."""
+    def offer(self, frames: Frames) -> bool:
+        """Take them; False when it must be woken to look by itself."""
         ...
 
 
@@ -55,24 +55,25 @@ class Tail:
             return
         news = payloads[known:] if known else payloads
         self.payloads.extend(news)
-        if is_terminal(self.payloads[-1]):
+        if news[-1].startswith(TERMINAL):
             # Readers look after the end by themselves.
             self.ended = True
             self.wake()
         elif self._waiters:
-            self._offer(first + known, news)
+            self._offer(Frames(self.stream_id, first + known, news))
 
-    def _offer(self, seq: int, news: Sequence[str]) -> None:
-        """Give the news to the readers who take them at once, wake the others."""
-        frames = Frames(self.stream_id, seq, news)
-        waiters, self._waiters = self._waiters, []
-        for waiter, reader in waiters:
+    def _offer(self, frames: Frames) -> None:
+        """Give the news to the readers who take them at once, wake the others. What a reader raises is the caller's."""
+        staying = []
+        for entry in self._waiters:
+            waiter, reader = entry
             if waiter.done():
                 continue
-            if reader is not None and reader.offer(seq, frames):
-                self._waiters.append((waiter, reader))
+            if reader is not None and reader.offer(frames):
+                staying.append(entry)
             else:
                 waiter.set_result(None)
+        self._waiters = staying
 
     def wake(self) -> None:
         waiters, self._waiters = self._waiters, []

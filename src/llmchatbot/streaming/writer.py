@@ -13,12 +13,10 @@ from collections import deque
 from collections.abc import Callable
 from uuid import UUID
 
-import msgspec
-
 from llmchatbot.clock import Clock
 from llmchatbot.errors import DatabaseUnavailable
 from llmchatbot.streaming.drafts import Draft
-from llmchatbot.streaming.store import Row, Store
+from llmchatbot.streaming.store import Batch, Store
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +26,6 @@ _REPLAY_SECONDS = 2.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
 
 StoredCallback = Callable[[list[Draft]], None]
-
-
-class Batch(msgspec.Struct, gc=False):
-    """What a round took of one draft: events `first`, `first + 1`, …"""
-
-    draft: Draft
-    first: int
-    payloads: list[str]
 
 
 class Writer:
@@ -49,7 +39,7 @@ class Writer:
         self._dirty: list[Draft] = []
         self._wake = asyncio.Event()
         self._round_done: asyncio.Future[None] | None = None
-        self._recent: deque[tuple[float, list[Row]]] = deque()
+        self._recent: deque[tuple[float, list[Batch]]] = deque()
         self._outage = False
         # What one caller is told of an outage must not be news that another has missed.
         self._turn = asyncio.Lock()
@@ -62,8 +52,9 @@ class Writer:
         """`draft` has something to store."""
         if not draft.touched:
             draft.touched = True
+            if not self._dirty:
+                self._wake.set()
             self._dirty.append(draft)
-            self._wake.set()
 
     @property
     def waiting(self) -> int:
@@ -92,30 +83,27 @@ class Writer:
         """Store what is pending now, publish it, wake its readers."""
         self._wake.clear()
         dirty, self._dirty = self._dirty, []
-        batches: list[Batch] = []
+        taken: list[tuple[Draft, Batch]] = []
         for draft in dirty:
             draft.touched = False
-            first = draft.next_seq
-            taken = draft.take()
+            batch = draft.take()
             # What is lost stays lost, also when the store would take it again: something is missing before it.
-            if taken and not draft.lost:
-                batches.append(Batch(draft, first, taken))
-        if batches:
-            await self._append(batches)
-        for batch in batches:
-            batch.draft.unstored -= len(batch.payloads)
+            if batch is not None and not draft.lost:
+                taken.append((draft, batch))
+        if taken:
+            await self._append(taken)
         self.rounds += 1
         try:
-            self._publish(batches)
+            self._publish(taken)
         finally:
             # A fault of one reader must not hang everybody who waits for an end.
             if self._round_done is not None and not self._round_done.done():
                 self._round_done.set_result(None)
 
-    def _publish(self, batches: list[Batch]) -> None:
+    def _publish(self, taken: list[tuple[Draft, Batch]]) -> None:
         stored = []
-        for batch in batches:
-            draft = batch.draft
+        for draft, batch in taken:
+            draft.unstored -= len(batch.payloads)
             if draft.lost:
                 continue
             try:
@@ -124,63 +112,63 @@ class Writer:
                 logger.exception("events of generation %s are stored and could not be shown", draft.generation_id)
             else:
                 stored.append(draft)
-        if batches:
+        if taken:
             self.on_stored(stored)
 
-    async def _append(self, batches: list[Batch]) -> None:
+    async def _append(self, taken: list[tuple[Draft, Batch]]) -> None:
         """Until the events are stored or their drafts are known to be lost; outages are waited for."""
         pause = _FIRST_PAUSE
         while True:
             try:
                 async with self._turn:
-                    rows = _rows_of(batches)
-                    await self._try_append(rows, batches)
+                    batches = [batch for draft, batch in taken if not draft.lost]
+                    await self._try_append(batches, taken)
                 break
             except DatabaseUnavailable:
                 if not self._outage:
-                    logger.warning("the database is away; %d events wait in memory", len(rows))
+                    logger.warning("the database is away; %d events wait in memory", _count(batches))
                 self._outage = True
             except Exception:
                 # What waits here exists nowhere else: a fault of ours must not lose it.
-                logger.exception("a round of %d events could not be stored; it is tried again", len(rows))
+                logger.exception("a round of %d events could not be stored; it is tried again", _count(batches))
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
         now = self._clock.monotonic()
-        self.events += len(rows)
-        self._recent.append((now, rows))
+        self.events += _count(batches)
+        self._recent.append((now, batches))
         while self._recent and now - self._recent[0][0] > _REPLAY_SECONDS:
             self._recent.popleft()
 
-    async def _try_append(self, rows: list[Row], batches: list[Batch]) -> None:
+    async def _try_append(self, batches: list[Batch], taken: list[tuple[Draft, Batch]]) -> None:
         if self._outage:
             await self._store_recent_again()
-        stored = await self._store.append(self._node_id(), rows)
-        if stored < len(rows):
+        stored = await self._store.append(self._node_id(), batches)
+        if stored < _count(batches):
             # They were there already, or refused; the node may not have been registered at that moment. Whose drafts
-            # may be written before and after one more try, their rows are stored by it at the latest.
-            drafts = {batch.draft.generation_id: batch.draft for batch in batches}
+            # may be written before and after one more try, their events are stored by it at the latest.
+            drafts = {draft.generation_id: draft for draft, _ in taken}
             await self._mark_lost(drafts)
-            await self._store.append(self._node_id(), rows)
+            await self._store.append(self._node_id(), batches)
             await self._mark_lost(drafts)
 
-    async def append_again(self, rows: list[Row]) -> None:
+    async def append_again(self, batch: Batch) -> None:
         """Store events that were published before; those that are still there are passed over.
 
         Raises DatabaseUnavailable, which concerns the other answers too: the next round stores its last ones again.
         """
         async with self._turn:
             try:
-                await self._store.append(self._node_id(), rows)
+                await self._store.append(self._node_id(), [batch])
             except DatabaseUnavailable:
                 self._outage = True
                 raise
 
     async def _store_recent_again(self) -> None:
-        for _, rows in tuple(self._recent):
-            await self._store.append(self._node_id(), rows)
+        for _, batches in tuple(self._recent):
+            await self._store.append(self._node_id(), batches)
         # They are as young as can be again: a second crash may forget them as the first one did.
         now = self._clock.monotonic()
-        self._recent = deque((now, rows) for _, rows in self._recent)
+        self._recent = deque((now, batches) for _, batches in self._recent)
         self._outage = False
         logger.info("the database is back; events are stored again")
 
@@ -192,10 +180,5 @@ class Writer:
             self.on_lost(draft)
 
 
-def _rows_of(batches: list[Batch]) -> list[Row]:
-    return [
-        Row(batch.draft.generation_id, seq, batch.draft.epoch, payload)
-        for batch in batches
-        if not batch.draft.lost
-        for seq, payload in enumerate(batch.payloads, batch.first)
-    ]
+def _count(batches: list[Batch]) -> int:
+    return sum(len(batch.payloads) for batch in batches)

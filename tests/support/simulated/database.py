@@ -19,11 +19,20 @@ import msgspec
 from llmchatbot.errors import DatabaseUnavailable, NotFound
 from llmchatbot.models.generations import Generation
 from llmchatbot.streaming import payloads
-from llmchatbot.streaming.store import Ending, Finish, Row
+from llmchatbot.streaming.store import Batch, Ending, Finish
 
 T = TypeVar("T")
 Undo = Callable[[], None]
 _FORGOTTEN_SECONDS = 0.6
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One event as a statement brings it."""
+
+    generation_id: UUID
+    seq: int
+    epoch: int
+    payload: str
 
 
 class Rules(msgspec.Struct, kw_only=True):
@@ -313,9 +322,13 @@ class ModelStore:
         self._handle = handle
         self._number = 0
 
-    async def append(self, node_id: UUID, rows: Sequence[Row]) -> int:
+    async def append(self, node_id: UUID, batches: Sequence[Batch]) -> int:
         """As `PostgresAnswerLog` does it: on another connection than the last one nothing is stored, once."""
-        taken = list(rows)
+        taken = [
+            Row(batch.generation_id, seq, batch.epoch, payload)
+            for batch in batches
+            for seq, payload in enumerate(batch.payloads, batch.first)
+        ]
         number, self._number = self._number, 0
 
         async def statement() -> int:

@@ -109,8 +109,10 @@ class SimulatedGateway:
             await self._gate()
             size = self._rng.randint(1, 8)
             batch: list[Event] = [TextDelta(piece) for piece in (rest[:1], rest[1:size]) if piece]
-            if relays and begun:
-                sink(batch)
+            if relays and begun and len(batch) == 1:
+                sink.text(rest[:1])
+            elif relays and begun:
+                sink.events(batch)
             else:
                 yield batch
             begun = True
