@@ -75,6 +75,7 @@ class Exchange:
         self._body_taken = False
         self._waiter: asyncio.Future[Any] | None = None
         self._drained: asyncio.Future[None] | None = None
+        # Chunks are written now: not before the head, and not after the end.
         self._chunked = False
         self._head = b""
         self._left = 0
@@ -111,6 +112,7 @@ class Exchange:
     def lose(self) -> None:
         """The connection is gone."""
         self.lost = True
+        self._chunked = False
         self.release()
         self._answer_waiter()
 
@@ -183,7 +185,7 @@ class Exchange:
 
     def push(self, data: bytes) -> None:
         """A piece of a streamed body, without waiting: only while not `full`, and after the head."""
-        if self._chunked and not (self.lost or self.complete):
+        if self._chunked:
             self._write(b"%x\r\n%b\r\n" % (len(data), data))
         elif not self.lost:
             self._write_body(data)
@@ -244,6 +246,7 @@ class Exchange:
     def _finish(self) -> None:
         if self._chunked:
             self._write(b"0\r\n\r\n")
+            self._chunked = False
         elif self._left and not self._without_body and self.keep_alive:
             raise RuntimeError("the body has another length than its head said")
         if self._head:

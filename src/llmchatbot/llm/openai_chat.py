@@ -158,6 +158,8 @@ def sampling(parameters: Parameters, max_tokens_field: str) -> Json:
 class ChatParser(AnswerParser[SseEvent]):
     """Chunks to events."""
 
+    __slots__ = ()
+
     def plain(self, data: bytes) -> str | None:
         """See `AnswerParser.plain`."""
         try:

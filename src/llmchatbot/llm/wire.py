@@ -40,6 +40,8 @@ class Decoder(Protocol[Record]):
 class AnswerParser(Generic[Record_contra]):
     """Records to events, for one answer. A protocol overrides `feed` and sets `reason`, `usage` and `done`."""
 
+    __slots__ = ("_arguments", "_reasoning", "_repeated_space", "_text", "done", "endpoint", "reason", "usage")
+
     def __init__(self, endpoint: Endpoint, *, prefix: str = "") -> None:
         self.endpoint = endpoint
         self.reason: FinishReason | None = None

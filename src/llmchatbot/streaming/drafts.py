@@ -16,8 +16,9 @@ class Draft:
 
     __slots__ = (
         "_kind",
+        "_more",
         "_pending",
-        "_text",
+        "_piece",
         "bytes",
         "epoch",
         "generation_id",
@@ -47,7 +48,9 @@ class Draft:
         self.lost = False
         self._pending: list[str] = []
         self._kind = ""
-        self._text: list[str] = []
+        # What came since the last event: nearly always one delta, and seldom more.
+        self._piece = ""
+        self._more: list[str] = []
 
     @classmethod
     def of_log(cls, tail: Tail, stored: Sequence[str], *, epoch: int) -> Self:
@@ -63,14 +66,20 @@ class Draft:
         if self._kind != "token":
             self._seal()
             self._kind = "token"
-        self._text.append(text)
+        if self._piece:
+            self._more.append(text)
+        else:
+            self._piece = text
         self.bytes += len(text) if text.isascii() else len(text.encode())
 
     def add_reasoning(self, text: str) -> None:
         if self._kind != "reasoning":
             self._seal()
             self._kind = "reasoning"
-        self._text.append(text)
+        if self._piece:
+            self._more.append(text)
+        else:
+            self._piece = text
         self.bytes += len(text) if text.isascii() else len(text.encode())
 
     def add_event(self, payload: str) -> None:
@@ -79,9 +88,12 @@ class Draft:
 
     def _seal(self) -> None:
         """Make one event of the deltas that came since the last one."""
-        if self._text:
-            text = self._text[0] if len(self._text) == 1 else "".join(self._text)
-            self._text.clear()
+        text = self._piece
+        if text:
+            if self._more:
+                text += "".join(self._more)
+                self._more.clear()
+            self._piece = ""
             if self._kind == "token":
                 self.parts.append(text)
                 self._pending.append(payloads.token(text))
@@ -92,7 +104,7 @@ class Draft:
 
     def take(self) -> Batch | None:
         """What is to be stored in this round; the draft counts it as under way."""
-        if self._text:
+        if self._piece:
             self._seal()
         taken = self._pending
         if not taken:
@@ -106,12 +118,15 @@ class Draft:
     @property
     def settled(self) -> bool:
         """Whether everything that was added is stored."""
-        return not (self._pending or self._text or self.unstored)
+        return not (self._pending or self._piece or self.unstored)
 
     @property
     def text(self) -> str:
-        return "".join(self.parts + self._text if self._kind == "token" else self.parts)
+        return "".join(self.parts) + self._unsealed("token")
 
     @property
     def reasoning(self) -> str:
-        return "".join(self.reasoning_parts + self._text if self._kind == "reasoning" else self.reasoning_parts)
+        return "".join(self.reasoning_parts) + self._unsealed("reasoning")
+
+    def _unsealed(self, kind: str) -> str:
+        return self._piece + "".join(self._more) if self._kind == kind else ""

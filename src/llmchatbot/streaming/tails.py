@@ -27,7 +27,7 @@ class Reader(Protocol):
 class Tail:
     """Events `0..last` of one generation, as far as they are stored."""
 
-    __slots__ = ("_waiters", "ended", "generation_id", "payloads", "replaced", "stream_id")
+    __slots__ = ("_only", "_waiters", "ended", "generation_id", "payloads", "replaced", "stream_id")
 
     def __init__(self, generation_id: UUID) -> None:
         self.generation_id = generation_id
@@ -36,7 +36,9 @@ class Tail:
         self.ended = False
         # Nobody feeds it any more: readers ask anew, here or at another process.
         self.replaced = False
-        self._waiters: list[tuple[asyncio.Future[None], Reader | None]] = []
+        self._waiters: dict[asyncio.Future[None], Reader | None] = {}
+        # The reader, when nobody else waits: nearly always, and one look instead of four.
+        self._only: Reader | None = None
 
     @property
     def last(self) -> int:
@@ -59,38 +61,45 @@ class Tail:
             # Readers look after the end by themselves.
             self.ended = True
             self.wake()
+        elif self._only is not None:
+            if not self._only.offer(Frames(self.stream_id, first + known, news)):
+                self.wake()
         elif self._waiters:
             self._offer(Frames(self.stream_id, first + known, news))
 
     def _offer(self, frames: Frames) -> None:
         """Give the news to the readers who take them at once, wake the others. What a reader raises is the caller's."""
-        staying = []
-        for entry in self._waiters:
-            waiter, reader = entry
-            if waiter.done():
-                continue
-            if reader is not None and reader.offer(frames):
-                staying.append(entry)
-            else:
-                waiter.set_result(None)
-        self._waiters = staying
+        for waiter, reader in tuple(self._waiters.items()):
+            if reader is None or not reader.offer(frames):
+                self._leave(waiter)
+                if not waiter.done():
+                    waiter.set_result(None)
 
     def wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter, _ in waiters:
+        waiters, self._waiters, self._only = self._waiters, {}, None
+        for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
     async def wait(self, reader: Reader | None = None) -> None:
         """Until something was stored that `reader` did not take, or somebody calls `wake`: the caller looks again."""
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append((waiter, reader))
-        await waiter
+        self._only = None if self._waiters else reader
+        self._waiters[waiter] = reader
+        try:
+            await waiter
+        finally:
+            # Cut off, or its time ran out; whoever was woken has left before.
+            self._leave(waiter)
+
+    def _leave(self, waiter: asyncio.Future[None]) -> None:
+        if waiter in self._waiters:
+            del self._waiters[waiter]
+            self._only = next(iter(self._waiters.values())) if len(self._waiters) == 1 else None
 
     @property
     def watched(self) -> bool:
-        # A reader that was cut off or whose long-poll ran out leaves a future that is done.
-        return any(not waiter.done() for waiter, _ in self._waiters)
+        return bool(self._waiters)
 
 
 class Tails:
