@@ -138,6 +138,8 @@ class Backend:
         self.streams = OpenStreams(self.clock, heartbeat_seconds=stream.heartbeat, send_seconds=stream.send_timeout)
         self.store = PostgresAnswerLog(rounds=self._rounds, endings=self.database)
         self.writer = Writer(self.store, self.clock, node_id=self._node_id, round_seconds=stream.round)
+        self.writer.collect = self.gateway.collector.collect
+        self.gateway.collector.use(self.writer.nudge)
         self.watchers = Watchers(wakeups=self.wakeups, clock=self.clock, node_id=self._node_id)
         self.writer.on_stored = self.watchers.stored
         self.followers = Followers(

@@ -144,6 +144,9 @@ class HttpStream:
     def flow(self) -> None:
         """Called when relaying begins: many small pieces will come, each soon after the other."""
 
+    def ebb(self) -> None:
+        """Called when relaying ends."""
+
     def _stop_relaying(self, error: Exception | None) -> None:
         self._take = None
         if error is None:
@@ -184,6 +187,7 @@ class HttpStream:
                 await self._wait()
             finally:
                 self._take = None
+                self.ebb()
         if self._error is not None:
             raise self._error
 

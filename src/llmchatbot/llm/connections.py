@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections to upstreams: llhttp's parser in the callback of the network, and a few kept for the next call.
+"""An HTTP/1.1 connection to an upstream: llhttp's parser in the callback of the network.
 
 aiohttp's reader costs a task that wakes for each piece and a queue in between, 9 of a token's 36 µs (docs/adr/0010).
 """
@@ -8,24 +8,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 import zlib
 from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
 
-from llmchatbot.errors import ModelError, ModelProtocolError, ModelUnavailable
-from llmchatbot.llm.body import HttpStream, timed_out
-from llmchatbot.llm.endpoint import Endpoint, origin_of
-from llmchatbot.llm.http_request import HttpRequest, Origin, bytes_of, interrupted, not_http, unreachable
+from llmchatbot.errors import ModelError, ModelProtocolError
+from llmchatbot.llm.body import HttpStream
+from llmchatbot.llm.collector import Collector
+from llmchatbot.llm.endpoint import Endpoint
+from llmchatbot.llm.http_request import interrupted, not_http, unreachable
 
 _HEAD_BYTES = 64 * 1024
 _INFLATED_BYTES = 4 << 20
 """Of one piece: a bomb is no answer."""
 _CLOSE_SECONDS = 1.0
-_IDLE_SECONDS = 15.0
-"""Younger than what servers and balancers keep an idle connection for, or the next call would break on it."""
 
 
 class DirectStream(HttpStream):
@@ -84,7 +82,10 @@ class DirectStream(HttpStream):
         self._connection.resume()
 
     def flow(self) -> None:
-        self._connection.delay_acknowledgements()
+        self._connection.flow()
+
+    def ebb(self) -> None:
+        self._connection.ebb()
 
     async def aclose(self) -> None:
         """See `HttpStream.aclose`. After a whole answer the connection may serve another one."""
@@ -101,6 +102,8 @@ class Connection(asyncio.Protocol):
     """One socket; one call at a time."""
 
     __slots__ = (
+        "_collector",
+        "_descriptor",
         "_head_bytes",
         "_headers",
         "_keep",
@@ -115,8 +118,11 @@ class Connection(asyncio.Protocol):
         "on_body",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, collector: Collector) -> None:
         self._loop = loop
+        self._collector = collector
+        # While the collector reads it instead of the transport.
+        self._descriptor: int | None = None
         self._transport: asyncio.Transport | None = None
         self._stream: DirectStream | None = None
         self._parser: Any = None
@@ -160,19 +166,40 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self._descriptor is None and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def delay_acknowledgements(self) -> None:
+    def flow(self) -> None:
+        """Many small pieces will come. TLS is the transport's, which must read it by itself."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._descriptor is not None:
+            return
+        plug = transport.get_extra_info("socket")
+        self._delay_acknowledgements(plug)
+        if transport.get_extra_info("sslcontext") is None and self._collector.add(plug.fileno(), self):
+            self._descriptor = plug.fileno()
+            transport.pause_reading()
+
+    def ebb(self) -> None:
+        """The transport reads by itself again."""
+        self._leave_collector()
+        self.resume()
+
+    def _leave_collector(self) -> None:
+        if self._descriptor is not None:
+            self._collector.remove(self._descriptor, self)
+            self._descriptor = None
+
+    @staticmethod
+    def _delay_acknowledgements(plug: Any) -> None:
         """Let the kernel acknowledge every second piece instead of each; where it cannot, nothing changes.
 
         The kernel takes a connection on which nothing is answered for a bulk transfer, and sends an acknowledgement
         with every read of a token: more than half of what the read costs. A sender that waits for them (Nagle's
         algorithm) meets that once per answer: when the kernel's timer had to send one, it goes back to its old way.
         """
-        if self._transport is None or not hasattr(socket, "TCP_QUICKACK"):
+        if not hasattr(socket, "TCP_QUICKACK"):
             return
-        plug = self._transport.get_extra_info("socket")
         with contextlib.suppress(OSError):
             plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
 
@@ -192,6 +219,7 @@ class Connection(asyncio.Protocol):
             self._fail()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._leave_collector()
         if self._stream is not None and not self._whole:
             if self._until_eof and exc is None:
                 self._stream.end()
@@ -235,96 +263,17 @@ class Connection(asyncio.Protocol):
                 self._stream.end()
 
     def close(self) -> None:
+        self._leave_collector()
         if self._transport is not None:
             self._transport.abort()
 
     async def aclose(self) -> None:
         """Return once the socket is gone; even when cancelled meanwhile."""
+        self._leave_collector()
         if self._transport is not None:
             # abort, not close: TLS would first say good-bye and wait for the other side's
             self._transport.abort()
             await _wait_shielded(self.closed)
-
-
-class DirectConnections:
-    """Opens connections, and keeps those that may serve once more."""
-
-    def __init__(self) -> None:
-        self._kept: dict[Origin, list[Connection]] = {}
-        self._tls: ssl.SSLContext | None = None
-        self._closed = False
-
-    async def open(self, request: HttpRequest, started: float) -> DirectStream:
-        """Send the request and wait for the head of its answer; the caller limits the time of both.
-
-        Raises ModelUnavailable, ModelTimeout for the connection, ModelProtocolError for what is no HTTP.
-        """
-        loop = asyncio.get_running_loop()
-        origin = origin_of(request.url)
-        data = bytes_of(request, origin)
-
-        def keep(connection: Connection) -> None:
-            if self._closed:
-                connection.close()
-            else:
-                self._kept.setdefault(origin, []).append(connection)
-
-        while True:
-            kept = self._take(origin, loop.time())
-            connection = kept or await self._connect(request.endpoint, origin, loop)
-            stream = DirectStream(connection, request.endpoint, started, loop, keep)
-            connection.ask(stream, data)
-            try:
-                await stream.head
-            except ModelUnavailable:
-                await stream.aclose()
-                if kept is None:
-                    raise
-                # Closed from the other side just when it was taken: nobody has read the request.
-            except BaseException:
-                await stream.aclose()
-                raise
-            else:
-                return stream
-
-    def _take(self, origin: Origin, now: float) -> Connection | None:
-        """The one that was used last, which frees the others to grow old."""
-        kept = self._kept.pop(origin, [])
-        good = [
-            connection for connection in kept if connection.reusable and now - connection.idle_since < _IDLE_SECONDS
-        ]
-        for connection in kept:
-            if connection not in good:
-                connection.close()
-        if len(good) > 1:
-            self._kept[origin] = good[:-1]
-        return good[-1] if good else None
-
-    async def _connect(self, endpoint: Endpoint, origin: Origin, loop: asyncio.AbstractEventLoop) -> Connection:
-        scheme, host, port = origin
-        try:
-            async with asyncio.timeout(endpoint.limits.connect):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(loop), host, port, ssl=self._context() if scheme == "https" else None
-                )
-        except TimeoutError as error:
-            raise timed_out("connect", endpoint.limits) from error
-        except (OSError, ssl.SSLError, UnicodeError) as error:
-            raise unreachable(endpoint, error) from error
-        return connection
-
-    def _context(self) -> ssl.SSLContext:
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-        return self._tls
-
-    async def aclose(self) -> None:
-        """Close what is kept. Idempotent."""
-        self._closed = True
-        kept, self._kept = self._kept, {}
-        for connections in kept.values():
-            for connection in connections:
-                await connection.aclose()
 
 
 def _ignore(piece: bytes) -> None:

@@ -12,6 +12,7 @@ from llmchatbot.config import ModelSettings
 from llmchatbot.errors import ModelError
 from llmchatbot.llm.call import GatewayCall, GatewayRequest, Surroundings
 from llmchatbot.llm.catalog import build_registry
+from llmchatbot.llm.collector import Collector
 from llmchatbot.llm.context import ContextChoice, ContextMessage, choose_context, input_budget
 from llmchatbot.llm.events import Event
 from llmchatbot.llm.examination import examine
@@ -63,6 +64,11 @@ class ModelGateway:
             transport=HttpTransport(trust_environment_proxies=settings.use_environment_proxies),
             max_concurrent=settings.max_concurrent,
         )
+
+    @property
+    def collector(self) -> Collector:
+        """Reads the answers of all models when it is asked to."""
+        return self._transport.collector
 
     def describe(self) -> list[ModelInfo]:
         """All models, in the order in which they were set up."""

@@ -10,7 +10,8 @@ import asyncio
 
 from llmchatbot.errors import ModelError, ModelMisconfigured, ModelUnavailable
 from llmchatbot.llm.body import HttpStream, timed_out
-from llmchatbot.llm.connections import DirectConnections
+from llmchatbot.llm.collector import Collector
+from llmchatbot.llm.connection_pool import DirectConnections
 from llmchatbot.llm.endpoint import Endpoint
 from llmchatbot.llm.http_errors import in_band, refusal
 from llmchatbot.llm.http_request import HttpRequest
@@ -25,8 +26,10 @@ class HttpTransport:
     """Opens streams. One per gateway."""
 
     def __init__(self, *, trust_environment_proxies: bool = False) -> None:
+        self.collector = Collector()
+        """Who asks it for what has come saves a wake-up for each piece; see there."""
         self._connections: DirectConnections | ProxiedConnections = (
-            ProxiedConnections() if trust_environment_proxies else DirectConnections()
+            ProxiedConnections() if trust_environment_proxies else DirectConnections(self.collector)
         )
         self._closed = False
 
@@ -56,6 +59,7 @@ class HttpTransport:
         """Close every connection. Idempotent; later calls raise ModelUnavailable."""
         self._closed = True
         await self._connections.aclose()
+        self.collector.close()
 
 
 async def _refused(endpoint: Endpoint, stream: HttpStream) -> ModelError:

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 _REPLAY_SECONDS = 2.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 0.5
 
+# Seconds before a round in which what has come is read: longer than reading takes, so the round finds little.
+_LEAD = 0.003
+
 StoredCallback = Callable[[list[Draft]], None]
 
 
@@ -45,6 +48,8 @@ class Writer:
         self._turn = asyncio.Lock()
         self.on_stored: StoredCallback = lambda drafts: None
         self.on_lost: Callable[[Draft], None] = lambda draft: None
+        # Brings in what has come from the models since it was called last.
+        self.collect: Callable[[], None] = lambda: None
         self.rounds = 0
         self.events = 0
 
@@ -55,6 +60,10 @@ class Writer:
             if not self._dirty:
                 self._wake.set()
             self._dirty.append(draft)
+
+    def nudge(self) -> None:
+        """Something may have come: the next round shall not be left out."""
+        self._wake.set()
 
     @property
     def waiting(self) -> int:
@@ -71,13 +80,20 @@ class Writer:
 
     async def run(self) -> None:
         """The loop; runs for as long as the process makes answers."""
+        due = self._clock.monotonic()
         while True:
             await self._wake.wait()
-            began = self._clock.monotonic()
+            now = self._clock.monotonic()
+            # A round that began a little late makes the next one no later.
+            due = (due if now - due < self._round_seconds else now) + self._round_seconds
+            self.collect()
             await self.round()
-            rest = self._round_seconds - (self._clock.monotonic() - began)
-            # Even a late round yields once, or a busy database would starve the upstream readers.
-            await asyncio.sleep(max(rest, 0))
+            # Even a late round yields once, or a busy database would starve everybody else.
+            await asyncio.sleep(max(due - self._clock.monotonic() - _LEAD, 0))
+            if (rest := due - self._clock.monotonic()) > 0:
+                # Most of what the round will store is read before its time, so it begins with what is fresh.
+                self.collect()
+                await asyncio.sleep(max(rest, 0))
 
     async def round(self) -> None:
         """Store what is pending now, publish it, wake its readers."""

@@ -1,0 +1,101 @@
+"""Opens connections to upstreams, and keeps a few for the next call."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+from llmchatbot.errors import ModelUnavailable
+from llmchatbot.llm.body import timed_out
+from llmchatbot.llm.collector import Collector
+from llmchatbot.llm.connections import Connection, DirectStream
+from llmchatbot.llm.endpoint import Endpoint, origin_of
+from llmchatbot.llm.http_request import HttpRequest, Origin, bytes_of, unreachable
+
+_IDLE_SECONDS = 15.0
+"""Younger than what servers and balancers keep an idle connection for, or the next call would break on it."""
+
+
+class DirectConnections:
+    """Opens connections, and keeps those that may serve once more."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+        self._kept: dict[Origin, list[Connection]] = {}
+        self._tls: ssl.SSLContext | None = None
+        self._closed = False
+
+    async def open(self, request: HttpRequest, started: float) -> DirectStream:
+        """Send the request and wait for the head of its answer; the caller limits the time of both.
+
+        Raises ModelUnavailable, ModelTimeout for the connection, ModelProtocolError for what is no HTTP.
+        """
+        loop = asyncio.get_running_loop()
+        origin = origin_of(request.url)
+        data = bytes_of(request, origin)
+
+        def keep(connection: Connection) -> None:
+            if self._closed:
+                connection.close()
+            else:
+                self._kept.setdefault(origin, []).append(connection)
+
+        while True:
+            kept = self._take(origin, loop.time())
+            connection = kept or await self._connect(request.endpoint, origin, loop)
+            stream = DirectStream(connection, request.endpoint, started, loop, keep)
+            connection.ask(stream, data)
+            try:
+                await stream.head
+            except ModelUnavailable:
+                await stream.aclose()
+                if kept is None:
+                    raise
+                # Closed from the other side just when it was taken: nobody has read the request.
+            except BaseException:
+                await stream.aclose()
+                raise
+            else:
+                return stream
+
+    def _take(self, origin: Origin, now: float) -> Connection | None:
+        """The one that was used last, which frees the others to grow old."""
+        kept = self._kept.pop(origin, [])
+        good = [
+            connection for connection in kept if connection.reusable and now - connection.idle_since < _IDLE_SECONDS
+        ]
+        for connection in kept:
+            if connection not in good:
+                connection.close()
+        if len(good) > 1:
+            self._kept[origin] = good[:-1]
+        return good[-1] if good else None
+
+    async def _connect(self, endpoint: Endpoint, origin: Origin, loop: asyncio.AbstractEventLoop) -> Connection:
+        scheme, host, port = origin
+        try:
+            async with asyncio.timeout(endpoint.limits.connect):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(loop, self._collector),
+                    host,
+                    port,
+                    ssl=self._context() if scheme == "https" else None,
+                )
+        except TimeoutError as error:
+            raise timed_out("connect", endpoint.limits) from error
+        except (OSError, ssl.SSLError, UnicodeError) as error:
+            raise unreachable(endpoint, error) from error
+        return connection
+
+    def _context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+    async def aclose(self) -> None:
+        """Close what is kept. Idempotent."""
+        self._closed = True
+        kept, self._kept = self._kept, {}
+        for connections in kept.values():
+            for connection in connections:
+                await connection.aclose()
