@@ -70,6 +70,7 @@ LONG = StreamScene(
     tokens=2500,
     ramp=5.0,
     rounds=3,
+    subjects=(*STREAM_PEERS[:-1], "unstored", "ours"),
 )
 SHORT = StreamScene(
     name="short-20x50",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -83,7 +83,12 @@ def _python_peer(name: str, python: Callable[[], Path]) -> Callable[[str, int], 
 
 @asynccontextmanager
 async def serve_ours(
-    url: str, *, env: Mapping[str, str] | None = None, data_dir: Path | None = None, name: str = "ours"
+    url: str,
+    *,
+    env: Mapping[str, str] | None = None,
+    data_dir: Path | None = None,
+    name: str = "ours",
+    program: Sequence[str | Path] = ("-m", "llmchatbot", "serve"),
 ) -> AsyncIterator[Running]:
     """The product as `python -m llmchatbot serve` starts it, on a data directory of its own."""
     port = free_port()
@@ -96,17 +101,19 @@ async def serve_ours(
             "LLM_SERVICE_PROTOCOL": "openai",
             **(env or {}),
         }
-        async with child(name, [sys.executable, "-m", "llmchatbot", "serve"], env=settings) as process:
+        async with child(name, [sys.executable, *program], env=settings) as process:
             ready = await wait_until_healthy(name, port, "/health")
             yield Running(port=port, pid=process.pid, targets=[], ready_seconds=ready)
 
 
-def ours(env: Mapping[str, str] | None = None) -> Callable[[str, int], AbstractAsyncContextManager[Running]]:
+def ours(
+    env: Mapping[str, str] | None = None, program: Sequence[str | Path] = ("-m", "llmchatbot", "serve")
+) -> Callable[[str, int], AbstractAsyncContextManager[Running]]:
     """Accounts are made through the API, one for twenty chats; each stream has a chat of its own."""
 
     @asynccontextmanager
     async def start(url: str, count: int) -> AsyncIterator[Running]:
-        async with serve_ours(url, env=env) as running:
+        async with serve_ours(url, env=env, program=program) as running:
             chats = await accounts.make_chats(running.port, count)
             running.targets = [Target(SEND.format(chat=chat.id), chat.authorization) for chat in chats]
             yield running
@@ -117,14 +124,15 @@ def ours(env: Mapping[str, str] | None = None) -> Callable[[str, int], AbstractA
 DIRECT = Subject(name="direct", label="no relay: the source itself", start=_direct)
 GO = Subject(name="go_relay", label="Go net/http, plain relay", start=_go)
 PLAIN = Subject(
-    name="plain_relay", label="ours without the log", start=_python_peer("plain_relay", lambda: Path(sys.executable))
+    name="plain_relay", label="our parts, bare relay", start=_python_peer("plain_relay", lambda: Path(sys.executable))
 )
 FASTAPI = Subject(
     name="fastapi_relay", label="FastAPI + httpx", start=_python_peer("fastapi_relay", toolchain.peer_python)
 )
+UNSTORED = Subject(name="unstored", label="this product, storing no token", start=ours(program=[PEERS / "unstored.py"]))
 OURS = Subject(name="ours", label="this product, everything on", start=ours(), resumes=True)
 OURS_TWO = Subject(
     name="ours_two", label="this product, two processes", start=ours({"SERVER_WORKERS": "2"}), resumes=True
 )
 
-RELAYS = {subject.name: subject for subject in (DIRECT, GO, PLAIN, FASTAPI, OURS, OURS_TWO)}
+RELAYS = {subject.name: subject for subject in (DIRECT, GO, PLAIN, FASTAPI, UNSTORED, OURS, OURS_TWO)}
