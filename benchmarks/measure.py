@@ -59,6 +59,7 @@ def stream_plan(scene: StreamScene, running: Running) -> Plan:
         targets=running.targets,
         rate=scene.rate,
         tokens=scene.tokens,
+        staggered=scene.staggered,
         start=start,
         ramp=scene.ramp,
         window_from=window_from,

@@ -17,6 +17,7 @@ class StreamScene(msgspec.Struct, frozen=True, kw_only=True):
     rate: int
     tokens: int = 500
     """Of one answer. The end of each is followed by the next question on the same chat, as people do."""
+    staggered: bool = True
     mode: str = "answers"
     readers: int = 0
     subjects: tuple[str, ...] = STREAM_PEERS
@@ -68,6 +69,7 @@ LONG = StreamScene(
     streams=400,
     rate=50,
     tokens=2500,
+    staggered=False,
     ramp=5.0,
     rounds=3,
     subjects=(*STREAM_PEERS[:-1], "unstored", "ours"),

@@ -61,17 +61,13 @@ class Load:
             self.answer(stream.slot, self.plan.tokens, after=0.0 if stream.received else 0.2)
 
     async def ramp(self) -> None:
-        """Open all slots evenly over the ramp.
-
-        First answers have lengths spread from short to full, so ends and beginnings are spread evenly ever after,
-        as if it had been going on for long.
-        """
+        """Open all slots evenly over the ramp."""
         plan, count = self.plan, len(self.plan.targets)
         for slot in range(count):
             due = plan.start + plan.ramp * slot / count
             if (wait := due - time.monotonic()) > 0.002:
                 await asyncio.sleep(wait)
-            self.answer(slot, max(5, plan.tokens * (slot + 1) // count))
+            self.answer(slot, max(5, plan.tokens * (slot + 1) // count) if plan.staggered else plan.tokens)
 
     async def close(self) -> None:
         for task in list(self._tasks):

@@ -21,6 +21,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     targets: list[Target]
     rate: int = 50
     tokens: int = 300
+    staggered: bool = True
+    """The first answers are of all lengths, so that some begin and end at any time, as after hours (mode answers)."""
     start: float
     ramp: float = 2.0
     window_from: float

@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def pause(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self._descriptor is None and self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume(self) -> None:
