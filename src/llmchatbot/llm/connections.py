@@ -181,9 +181,10 @@ class Connection(asyncio.Protocol):
             transport.pause_reading()
 
     def ebb(self) -> None:
-        """The transport reads by itself again."""
-        self._leave_collector()
-        self.resume()
+        """The transport reads by itself again, if it did not."""
+        if self._descriptor is not None:
+            self._leave_collector()
+            self.resume()
 
     def _leave_collector(self) -> None:
         if self._descriptor is not None:
