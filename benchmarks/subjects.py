@@ -15,6 +15,7 @@ from benchmarks.client.plan import Target
 from benchmarks.processes import BenchmarkError, child, free_port, port_of, wait_until_healthy
 
 PEERS = Path(__file__).resolve().parent / "peers"
+SERVE = ("-m", "llmchatbot", "serve")
 SEND = "/api/v1/chats/{chat}/messages"
 
 OURS_WITHOUT_LIMITS: Mapping[str, str] = {
@@ -88,7 +89,7 @@ async def serve_ours(
     env: Mapping[str, str] | None = None,
     data_dir: Path | None = None,
     name: str = "ours",
-    program: Sequence[str | Path] = ("-m", "llmchatbot", "serve"),
+    program: Sequence[str | Path] = SERVE,
 ) -> AsyncIterator[Running]:
     """The product as `python -m llmchatbot serve` starts it, on a data directory of its own."""
     port = free_port()
@@ -107,7 +108,7 @@ async def serve_ours(
 
 
 def ours(
-    env: Mapping[str, str] | None = None, program: Sequence[str | Path] = ("-m", "llmchatbot", "serve")
+    env: Mapping[str, str] | None = None, program: Sequence[str | Path] = SERVE
 ) -> Callable[[str, int], AbstractAsyncContextManager[Running]]:
     """Accounts are made through the API, one for twenty chats; each stream has a chat of its own."""
 

@@ -266,14 +266,13 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         self._leave_collector()
         if self._transport is not None:
+            # abort, not close: TLS would first say good-bye and wait for the other side's
             self._transport.abort()
 
     async def aclose(self) -> None:
         """Return once the socket is gone; even when cancelled meanwhile."""
-        self._leave_collector()
+        self.close()
         if self._transport is not None:
-            # abort, not close: TLS would first say good-bye and wait for the other side's
-            self._transport.abort()
             await _wait_shielded(self.closed)
 
 

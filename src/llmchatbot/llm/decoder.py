@@ -36,6 +36,13 @@ class _Lines:
         self._rest = bytearray()
         self._head: bytes | None = b""
 
+    def single(self, chunk: bytes) -> bytes | None:
+        """The data of the one plain record that `chunk` is; None, and nothing is taken, when it is not that.
+
+        For whoever has a short way for it; lines of JSON have none.
+        """
+        return None
+
     def _skip_bom(self, chunk: bytes) -> bytes:
         """Drop a byte order mark at the very start, however it was cut; b"" while undecided."""
         head = (self._head or b"") + chunk
@@ -77,7 +84,7 @@ class SseDecoder(_Lines):
         self._between = False
 
     def single(self, chunk: bytes) -> bytes | None:
-        """The data of the one event without a name that `chunk` is; None, and nothing is taken, when it is not that.
+        """See `_Lines.single`: one event without a name.
 
         Where a model sends token by token, a piece of the network is one event of one line.
         """
@@ -98,7 +105,7 @@ class SseDecoder(_Lines):
         data = self.single(chunk)
         if data is not None:
             return [("", data)]
-        if self._rest or self._skip_lf or self._head is not None or self.failure is not None or b"\r" in chunk:
+        if not self._between or b"\r" in chunk:
             chunk = self._prepare(chunk)
         events = self._events(chunk) if chunk else []
         kept = self._rest or self._data or self._event or self._id or self._skip_lf
@@ -207,19 +214,6 @@ class NdjsonDecoder(_Lines):
 
     def __init__(self, *, max_line: int = MAX_LINE) -> None:
         super().__init__(max_line)
-
-    def single(self, chunk: bytes) -> bytes | None:
-        """The one line that `chunk` is; None, and nothing is taken, when it is not that."""
-        size = len(chunk)
-        if (
-            chunk.find(b"\n") == size - 1
-            and 1 < size <= self.max_line
-            and not self._rest
-            and self._head is None
-            and self.failure is None
-        ):
-            return chunk[:-1]
-        return None
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the lines that this chunk completed, without their ends. After a failure: nothing more."""

@@ -29,8 +29,7 @@ class JobSink:
         """Runs once per token."""
         draft = self._draft
         draft.add_text(piece)
-        if not draft.touched:
-            self._writer.touch(draft)
+        self._writer.touch(draft)
         if draft.bytes > self._limit_bytes:
             self._refuse()
 

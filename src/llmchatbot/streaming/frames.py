@@ -38,6 +38,9 @@ class Format(StrEnum):
             return "".join(
                 f'{payload[:-1]},"id":"{stream_id}.{seq}"}}\n' for seq, payload in enumerate(payloads, first)
             ).encode("ascii")
+        if len(payloads) == 1 and not is_error(payloads[0]):
+            # Nearly every frame, thousands a second.
+            return f"id: {stream_id}.{first}\ndata: {payloads[0]}\n\n".encode("ascii")
         return "".join(
             f"id: {stream_id}.{seq}\ndata: {payload}\n\n"
             if not is_error(payload)
@@ -64,16 +67,14 @@ class Format(StrEnum):
 
 # Asking the class for its member costs more than the comparison.
 _NDJSON = Format.NDJSON
-_SSE = Format.SSE
 
 
 class Frames:
-    """Deltas that were just stored, rendered once for all readers of a format as long as they follow each other."""
+    """Events that were just stored, rendered once for all readers of a format as long as they follow each other."""
 
     __slots__ = ("_data", "_stream_id", "_wire", "first", "payloads")
 
     def __init__(self, stream_id: str, first: int, payloads: Sequence[str]) -> None:
-        """No end of a stream is among `payloads`."""
         self._stream_id = stream_id
         self.first = first
         self.payloads = payloads
@@ -83,9 +84,5 @@ class Frames:
     def rendered(self, wire: Format) -> bytes:
         if self._wire is not wire:
             self._wire = wire
-            if len(self.payloads) == 1 and wire is _SSE:
-                # Nearly every frame, thousands a second.
-                self._data = f"id: {self._stream_id}.{self.first}\ndata: {self.payloads[0]}\n\n".encode("ascii")
-            else:
-                self._data = wire.render(self._stream_id, self.first, self.payloads)
+            self._data = wire.render(self._stream_id, self.first, self.payloads)
         return self._data

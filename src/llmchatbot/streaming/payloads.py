@@ -16,7 +16,7 @@ from uuid import UUID
 from llmchatbot.errors import ModelError
 from llmchatbot.models.generations import Usage
 
-TERMINAL = ('{"type":"complete"', '{"type":"error"')
+_TERMINAL = ('{"type":"complete"', '{"type":"error"')
 _TOKEN = '{"type":"token","content":'  # noqa: S105 # not that kind of token
 _REASONING = '{"type":"reasoning","content":'
 _RESET = '{"type":"reset","content":'
@@ -91,11 +91,11 @@ def notice(code: str, text: str, data: dict[str, Any] | None = None) -> str:
 
 
 def is_terminal(payload: str) -> bool:
-    return payload.startswith(TERMINAL)
+    return payload.startswith(_TERMINAL)
 
 
 def is_error(payload: str) -> bool:
-    return payload.startswith(TERMINAL[1])
+    return payload.startswith(_TERMINAL[1])
 
 
 def text_of(payloads: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from llmchatbot.streaming import payloads
 from llmchatbot.streaming.frames import Frames
-from llmchatbot.streaming.payloads import TERMINAL
+from llmchatbot.streaming.payloads import is_terminal
 
 
 class Reader(Protocol):
@@ -57,7 +57,7 @@ class Tail:
             return
         news = payloads[known:] if known else payloads
         self.payloads.extend(news)
-        if news[-1].startswith(TERMINAL):
+        if is_terminal(news[-1]):
             # Readers look after the end by themselves.
             self.ended = True
             self.wake()

@@ -89,11 +89,14 @@ class Writer:
             self.collect()
             await self.round()
             # Even a late round yields once, or a busy database would starve everybody else.
-            await asyncio.sleep(max(due - self._clock.monotonic() - _LEAD, 0))
-            if (rest := due - self._clock.monotonic()) > 0:
+            await self._sleep_until(due - _LEAD)
+            if self._clock.monotonic() < due:
                 # Most of what the round will store is read before its time, so it begins with what is fresh.
                 self.collect()
-                await asyncio.sleep(max(rest, 0))
+                await self._sleep_until(due)
+
+    async def _sleep_until(self, moment: float) -> None:
+        await asyncio.sleep(max(moment - self._clock.monotonic(), 0))
 
     async def round(self) -> None:
         """Store what is pending now, publish it, wake its readers."""
