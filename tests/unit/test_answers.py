@@ -11,12 +11,12 @@ from llmchatbot.clock import SystemClock
 from llmchatbot.config import LimitSettings
 from llmchatbot.errors import DatabaseUnavailable
 from llmchatbot.ids import new_id
-from llmchatbot.llm.events import Event, Finished, Notice, TextDelta
+from llmchatbot.llm.events import Event, Finished, TextDelta
 from llmchatbot.llm.gateway import GatewayRequest, ModelGateway
 from llmchatbot.llm.port import Sink
 from llmchatbot.models.generations import Generation, Status
 from llmchatbot.services.answers import AnswerMaker
-from llmchatbot.services.prompts import PromptBuilder
+from llmchatbot.services.prompts import Chosen, PromptBuilder
 from llmchatbot.streaming.store import Batch, Ending, Finish
 from llmchatbot.streaming.tails import Tails
 from llmchatbot.streaming.wakeups import LocalWakeUps
@@ -50,11 +50,11 @@ class Prompts:
     def __init__(self, failures: int) -> None:
         self.failures = failures
 
-    async def build(self, generation: Generation, *, prefix: str) -> tuple[GatewayRequest, list[Notice]]:
+    async def build(self, generation: Generation, *, prefix: str) -> Chosen:
         if self.failures:
             self.failures -= 1
             raise DatabaseUnavailable
-        return GatewayRequest(model="m", messages=()), []
+        return Chosen(GatewayRequest(model="m", messages=()), {})
 
     def tokens(self, model_name: str, text: str) -> int:
         return 1

@@ -117,7 +117,7 @@ def test_the_service_may_take_a_key_and_has_its_own_time(tmp_path: Path) -> None
     assert model.endpoint is not None
     assert (model.endpoint.key_setting, model.endpoint.url_setting) == ("LLM_SERVICE_KEY", "LLM_SERVICE_URL")
     assert model.endpoint.limits.whole == 300.0
-    assert not model.endpoint.keep_alive
+    assert model.endpoint.keep_alive
 
 
 def test_a_key_may_come_from_a_file(tmp_path: Path) -> None:

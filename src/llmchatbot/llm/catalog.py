@@ -185,14 +185,13 @@ def _endpoint(entry: ModelEntry, setting: str, settings: ModelSettings, keys: _K
         return None
     limits = entry.limits
     whole = settings.service_timeout if setting == _SERVICE_SETTING else TimeLimits().whole
-    keep_alive = entry.url.startswith("https://") if entry.keep_alive is None else entry.keep_alive
     return Endpoint(
         url=entry.url,
         key=keys.find(entry.key_env) if entry.key_env else Secret(),
         key_setting=entry.key_env,
         url_setting=setting,
         headers=entry.headers,
-        keep_alive=keep_alive,
+        keep_alive=entry.keep_alive,
         limits=TimeLimits(
             connect=limits.connect or settings.connect_timeout,
             first_byte=limits.first_byte or settings.first_byte_timeout,

@@ -46,9 +46,9 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     url_setting: str = "LLM_SERVICE_URL"
     headers: dict[str, str] = {}
     limits: TimeLimits = TimeLimits()
-    keep_alive: bool = False
-    """Off for plain HTTP: a local server's new connection is cheap, and llama.cpp closes after each stream without
-    saying so, which breaks the next call on a pooled connection."""
+    keep_alive: bool = True
+    """Whether a connection serves another call. One that the server closes without saying so, as llama.cpp does after
+    each stream, costs no call: nobody has read the request yet, and it is sent again on a new one."""
 
     @property
     def host(self) -> str:

@@ -60,7 +60,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_concurrent: int = 0
     max_waiting: int = 1000
     limits: LimitsEntry = LimitsEntry()
-    keep_alive: bool | None = None
+    keep_alive: bool = True
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     prefix_style: Literal["assistant", "flag", "vllm"] = "assistant"
     unsupported_parameters: frozenset[str] = frozenset()

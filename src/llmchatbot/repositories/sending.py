@@ -1,4 +1,7 @@
-"""The statements of one send: lock, look, write. Three round trips, because each costs both sides 0.1 ms."""
+"""The statements of one send: look, then write if nothing has changed since. Each is a transaction by itself.
+
+A round trip costs both sides some 0.1 ms, and a transaction around them two more (docs/adr/0012-sending.md).
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,18 @@ from asyncpg import Record
 from llmchatbot.errors import NotFound
 from llmchatbot.models.generations import Generation
 from llmchatbot.repositories.executor import Executor
+from llmchatbot.repositories.messages import BRANCH, BranchMessage
 from llmchatbot.streaming.payloads import encode
 
 ACTIVE = "('queued', 'running')"
 
 
-class ChatHead(msgspec.Struct, frozen=True, kw_only=True):
-    """What sending needs of a chat; its row is locked."""
+# More messages than any context window holds.
+LONGEST_BRANCH = 2000
+
+
+class Situation(msgspec.Struct, frozen=True, kw_only=True):
+    """What a send needs of its chat, and what stands in its way, as of one moment. Nothing is locked."""
 
     id: UUID
     archived: bool
@@ -28,21 +36,23 @@ class ChatHead(msgspec.Struct, frozen=True, kw_only=True):
     leaf_id: UUID | None
     title_source: str
     last_sequence: int
-
-
-class Situation(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in the way of a send, seen under the locks."""
-
+    version: int
+    user_events: int
+    """Number of the person's newest feed event."""
     active: int
+    """Answers that are being written for the person, in all chats."""
     running_id: UUID | None
     known_fingerprint: bytes | None
     known_generation_id: UUID | None
+    branch: Sequence[BranchMessage]
+    """Oldest first."""
 
 
 class NewMessages(msgspec.Struct, frozen=True, kw_only=True):
     """All that one send writes. `content` is None when the question is there already, `title` when it stays."""
 
     generation: Generation
+    prompt: dict[str, Any]
     session_id: UUID
     parent_id: UUID | None
     content: str | None
@@ -54,61 +64,71 @@ class NewMessages(msgspec.Struct, frozen=True, kw_only=True):
     feed: Sequence[dict[str, Any]]
 
 
-async def lock(executor: Executor, user_id: UUID, chat_id: UUID) -> ChatHead:
-    """Raises NotFound. From here to the commit, sends in one chat and sends of one person take turns.
-
-    The chat before the user: the order that everybody keeps.
-    """
-    record = await executor.fetchrow(
-        "SELECT c.id, c.archived_at IS NOT NULL AS archived, c.model_used, c.parameters, c.leaf_id, c.title_source, "
-        "c.last_sequence FROM chats c JOIN users u ON u.id = c.user_id WHERE c.id = $1 AND c.user_id = $2 "
-        "FOR UPDATE OF c FOR NO KEY UPDATE OF u",
-        chat_id,
-        user_id,
-    )
-    if record is None:
-        raise NotFound
-    return ChatHead(**dict(record))
+# A key that the server derived holds while its answer is made, and `grace` seconds longer if its end was never written
+# to a reader (protocol §2.3).
+_LEAF = "CASE WHEN $6 THEN c.leaf_id ELSE $7::uuid END"
+_LOOK = f"""
+SELECT c.id, c.archived_at IS NOT NULL AS archived, c.model_used, c.parameters, c.leaf_id, c.title_source,
+       c.last_sequence, c.version, u.last_event_seq AS user_events,
+       (SELECT count(*) FROM generations WHERE user_id = $1 AND status IN {ACTIVE}) AS active,
+       (SELECT id FROM generations WHERE chat_id = $2 AND status IN {ACTIVE}) AS running_id,
+       known.fingerprint AS known_fingerprint, known.generation_id AS known_generation_id,
+       branch.ids, branch.roles, branch.contents
+FROM chats c JOIN users u ON u.id = c.user_id
+LEFT JOIN LATERAL (
+    SELECT k.fingerprint, k.generation_id FROM idempotency_keys k JOIN generations g ON g.id = k.generation_id
+    WHERE k.user_id = $1 AND k.chat_id = $2 AND k.key = $3 AND CASE WHEN $4 THEN g.status IN {ACTIVE}
+        OR (g.delivered_at IS NULL AND g.finished_at > now() - make_interval(secs => $5))
+        ELSE k.expires_at > now() END
+) known ON true
+LEFT JOIN LATERAL (
+    SELECT array_agg(id) AS ids, array_agg(role) AS roles, array_agg(content) AS contents
+    FROM ({BRANCH.format(chat="$2", leaf=_LEAF, limit=LONGEST_BRANCH)}) AS part
+) branch ON true
+WHERE c.id = $2 AND c.user_id = $1
+"""
 
 
 async def look(
-    executor: Executor, user_id: UUID, chat_id: UUID, *, key: str | None, derived: bool, grace: float
+    executor: Executor,
+    user_id: UUID,
+    chat_id: UUID,
+    *,
+    key: str | None,
+    derived: bool,
+    grace: float,
+    after: UUID | msgspec.UnsetType | None,
 ) -> Situation:
-    """A statement of its own: one that waited for a lock still sees the world before it.
-
-    A key that the server derived holds while its answer is made, and `grace` seconds longer if its end was never
-    written to a reader (protocol §2.3).
-    """
+    """Raises NotFound. The branch ends at `after`; unset, at the chat's leaf; with None there is none."""
+    at_leaf = after is msgspec.UNSET
     record: Record | None = await executor.fetchrow(
-        f"""
-        SELECT (SELECT count(*) FROM generations WHERE user_id = $1 AND status IN {ACTIVE}) AS active,
-               (SELECT id FROM generations WHERE chat_id = $2 AND status IN {ACTIVE}) AS running_id,
-               known.fingerprint AS known_fingerprint, known.generation_id AS known_generation_id
-        FROM (SELECT 1) AS one LEFT JOIN LATERAL (
-            SELECT k.fingerprint, k.generation_id FROM idempotency_keys k JOIN generations g ON g.id = k.generation_id
-            WHERE k.user_id = $1 AND k.chat_id = $2 AND k.key = $3 AND CASE WHEN $4 THEN g.status IN {ACTIVE}
-                OR (g.delivered_at IS NULL AND g.finished_at > now() - make_interval(secs => $5))
-                ELSE k.expires_at > now() END
-        ) known ON true
-        """,
-        user_id,
-        chat_id,
-        key,
-        derived,
-        grace,
+        _LOOK, user_id, chat_id, key, derived, grace, at_leaf, None if at_leaf else after
     )
     if record is None:
         raise NotFound
-    return Situation(**dict(record))
+    *head, ids, roles, contents = record
+    newest_first = map(BranchMessage, ids or (), roles or (), contents or ())
+    return Situation(**dict(zip(record.keys(), head, strict=False)), branch=[*newest_first][::-1])
 
 
+# Written only while the chat is as it was seen: what waited for the lock of a row judges the row as it is then, and no
+# answer begins in a chat without raising its `last_sequence`, nor anywhere without a new number in its person's feed.
+# So an unchanged chat has no answer under way and no key that was not seen, and of one person's answers there are at
+# most as many more as there are new numbers: that is counted against the limit, in $22.
+#
+# The chat before the user: the order that everybody keeps.
 # The question goes in before its answer, in one INSERT: the trigger of the second row sees the first.
 _WRITE = """
-WITH numbered AS (
+WITH locked AS MATERIALIZED (
+    SELECT FROM chats c JOIN users u ON u.id = c.user_id
+    WHERE c.id = $1 AND c.user_id = $2 AND c.archived_at IS NULL AND c.last_sequence = $19 AND c.version = $20
+          AND c.leaf_id IS NOT DISTINCT FROM $21 AND u.last_event_seq < $22
+    FOR NO KEY UPDATE OF c FOR NO KEY UPDATE OF u
+), numbered AS (
     UPDATE chats SET last_sequence = last_sequence + $3, message_count = message_count + $3, leaf_id = $4,
         title = coalesce($5, title), title_source = CASE WHEN $5 IS NULL THEN title_source ELSE 'text' END,
         version = CASE WHEN $5 IS NULL THEN version ELSE version + 1 END, updated_at = now()
-    WHERE id = $1 RETURNING last_sequence - $3 AS before
+    FROM locked WHERE id = $1 RETURNING last_sequence - $3 AS before
 ), written AS (
     INSERT INTO messages (id, chat_id, user_id, parent_id, sequence_number, role, status, content, model, generation_id)
     SELECT m.id, $1, $2, m.parent_id, numbered.before + m.number, m.role, m.status, m.content, m.model, m.generation_id
@@ -119,32 +139,35 @@ WITH numbered AS (
         SELECT $4::uuid, $6::uuid, $3, 'assistant', 'streaming', '', $9::text, $10::uuid
     ) m ORDER BY m.number
 ), made AS (
-    INSERT INTO generations (id, user_id, chat_id, message_id, user_message_id, session_id, status, epoch, owner_node,
-        model, parameters, prefix, derived_key)
-    SELECT $10, $2, $1, $4, $6, $11, 'queued', 1, $12, $9, $13, $14, $15 FROM numbered
+    INSERT INTO generations (id, user_id, chat_id, message_id, user_message_id, session_id, status, started_at, epoch,
+        owner_node, model, parameters, prefix, derived_key, prompt)
+    SELECT $10, $2, $1, $4, $6, $11, 'running', now(), 1, $12, $9, $13, $14, $15, $23 FROM numbered
 ), logged AS (
     INSERT INTO generation_events (generation_id, seq, payload)
-    SELECT $10, e.number - 1, e.payload FROM unnest($16::text[]) WITH ORDINALITY AS e (payload, number)
+    SELECT $10, e.number - 1, e.payload FROM numbered, unnest($16::text[]) WITH ORDINALITY AS e (payload, number)
 ), keyed AS (
     INSERT INTO idempotency_keys (user_id, chat_id, key, fingerprint, generation_id, expires_at)
-    SELECT $2, $1, $17, $18, $10, now() + make_interval(secs => $19) FROM numbered WHERE $17::text IS NOT NULL
+    SELECT $2, $1, $17, $18, $10, now() + make_interval(secs => $24) FROM numbered WHERE $17::text IS NOT NULL
     ON CONFLICT (chat_id, user_id, key) DO UPDATE SET fingerprint = excluded.fingerprint,
         generation_id = excluded.generation_id, expires_at = excluded.expires_at
 ), told AS (
-    UPDATE users SET last_event_seq = last_event_seq + cardinality($20::text[]) WHERE id = $2
-    RETURNING last_event_seq - cardinality($20::text[]) AS before
+    UPDATE users SET last_event_seq = last_event_seq + cardinality($25::text[]) FROM numbered WHERE id = $2
+    RETURNING last_event_seq - cardinality($25::text[]) AS before
 ), fed AS (
     INSERT INTO user_events (user_id, seq, payload)
-    SELECT $2, told.before + e.number, e.payload FROM told, unnest($20::text[]) WITH ORDINALITY AS e (payload, number)
+    SELECT $2, told.before + e.number, e.payload FROM told, unnest($25::text[]) WITH ORDINALITY AS e (payload, number)
 )
 SELECT numbered.before + 1 AS sequence_number, now() AS created_at FROM numbered
 """
 
 
-async def write(executor: Executor, new: NewMessages) -> tuple[int, datetime]:
-    """Question, empty answer, generation, first events, key and feed; `lock` must have been called.
+async def write(
+    executor: Executor, seen: Situation, new: NewMessages, *, most_active: int
+) -> tuple[int, datetime] | None:
+    """Question, empty answer, generation with its prompt, first events, key and feed; all or nothing.
 
-    The sequence number of the first message that was written, and when. Raises NotFound.
+    The sequence number of the first message that was written, and when. None when the chat is not as it was `seen` any
+    more, or the person might have `most_active` answers by now: look again.
     """
     generation = new.generation
     record = await executor.fetchrow(
@@ -167,9 +190,12 @@ async def write(executor: Executor, new: NewMessages) -> tuple[int, datetime]:
         list(new.events),
         new.key,
         new.fingerprint,
+        seen.last_sequence,
+        seen.version,
+        seen.leaf_id,
+        seen.user_events + most_active - seen.active,
+        new.prompt,
         new.key_seconds,
         [encode(event) for event in new.feed],
     )
-    if record is None:
-        raise NotFound
-    return record["sequence_number"], record["created_at"]
+    return None if record is None else (record["sequence_number"], record["created_at"])

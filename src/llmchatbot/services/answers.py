@@ -15,11 +15,10 @@ from uuid import UUID
 
 from llmchatbot.config import LimitSettings
 from llmchatbot.errors import AnswerTooLong, AppError, DatabaseUnavailable, ModelError, ModelInterrupted, ModelRefused
-from llmchatbot.llm.events import Notice
-from llmchatbot.llm.gateway import GatewayRequest, ModelGateway
+from llmchatbot.llm.gateway import ModelGateway
 from llmchatbot.models.generations import Generation, Status
 from llmchatbot.services.jobs import Job, Pace, ending_of, pace_of
-from llmchatbot.services.prompts import PromptBuilder
+from llmchatbot.services.prompts import Chosen, PromptBuilder
 from llmchatbot.services.sinks import JobSink
 from llmchatbot.streaming import payloads, wakeups
 from llmchatbot.streaming.drafts import Draft
@@ -90,8 +89,10 @@ class AnswerMaker:
     def makes(self, generation_id: UUID) -> bool:
         return generation_id in self._jobs
 
-    def start(self, generation: Generation, stored: list[str]) -> Tail:
+    def start(self, generation: Generation, stored: list[str], chosen: Chosen | None = None) -> Tail:
         """Begin or go on. `stored` are the events that the log holds already, from 0 on.
+
+        `chosen` is what the model is to be sent, where that is on record already.
 
         A send that was so slow to begin that its answer was claimed meanwhile, under a later epoch, begins nothing.
         """
@@ -100,7 +101,7 @@ class AnswerMaker:
             return known.draft.tail
         tail = self._tail(generation.id, stored)
         draft = Draft.of_log(tail, stored, epoch=generation.epoch)
-        job = self._jobs[generation.id] = Job(generation, draft)
+        job = self._jobs[generation.id] = Job(generation, draft, chosen)
         self._supervisor.spawn(self._run(job), name=f"answer {generation.id}")
         return tail
 
@@ -214,12 +215,13 @@ class AnswerMaker:
 
     async def _consume(self, job: Job) -> None:
         """Relay the model's events into the draft. Raises ModelError, and ModelInterrupted without an explicit end."""
-        request, notices = await self._prompt(job)
-        if request is None:
+        chosen = job.chosen or await self._prompt(job)
+        if chosen is None:
             job.abandoned = True
             return
+        request = chosen.request
         job.prompt_texts = [message.content for message in request.messages]
-        for notice in notices:
+        for notice in chosen.notices:
             job.draft.add_event(payloads.notice(notice.code, notice.text, notice.data))
         loop = asyncio.get_running_loop()
         job.asked_at, before = loop.time(), job.draft.bytes
@@ -239,8 +241,8 @@ class AnswerMaker:
         if job.finish_reason is None:
             raise ModelInterrupted
 
-    async def _prompt(self, job: Job) -> tuple[GatewayRequest | None, list[Notice]]:
-        """Waits for the database: the question is stored, so its answer begins as soon as it can be read.
+    async def _prompt(self, job: Job) -> Chosen | None:
+        """Waits for the database: the question is stored, so its answer goes on as soon as it can be read.
 
         Raises DatabaseUnavailable after a minute.
         """

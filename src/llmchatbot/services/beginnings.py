@@ -11,8 +11,9 @@ from llmchatbot.errors import UnknownModel
 from llmchatbot.ids import new_id
 from llmchatbot.models.generations import Generation, Status
 from llmchatbot.models.principals import Principal
-from llmchatbot.repositories.messages import Question
-from llmchatbot.repositories.sending import ChatHead, NewMessages
+from llmchatbot.repositories.messages import BranchMessage, Question
+from llmchatbot.repositories.sending import NewMessages, Situation
+from llmchatbot.services.prompts import Chosen, PromptBuilder
 from llmchatbot.services.titles import title_of
 from llmchatbot.streaming import payloads
 
@@ -42,9 +43,20 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     derived: bool = False
 
 
-def new_messages(principal: Principal, chat: ChatHead, plan: Plan, key: Key, *, node_id: UUID) -> NewMessages:
-    """All rows and first events of one intent, with ids of their own."""
+class Beginning(msgspec.Struct, frozen=True):
+    """All that is to be written, and what the model will be sent."""
+
+    new: NewMessages
+    chosen: Chosen
+
+
+def beginning_of(
+    principal: Principal, chat: Situation, plan: Plan, key: Key, *, prompts: PromptBuilder, node_id: UUID
+) -> Beginning:
+    """All rows and first events of one intent, with ids of their own. Raises ContextTooLong."""
     generation = _new_generation(plan, chat.id, principal.user_id, node_id, derived_key=key.derived)
+    asked = [] if plan.content is None else [BranchMessage(generation.user_message_id, "user", plan.content)]
+    chosen = prompts.choose(generation, [*chat.branch, *asked], prefix=plan.prefix)
     unnamed = plan.content is not None and chat.title_source == "default" and chat.last_sequence == 0
     title = title_of(plan.content or "") if unnamed else ""
     events = [_start(generation)]
@@ -56,8 +68,9 @@ def new_messages(principal: Principal, chat: ChatHead, plan: Plan, key: Key, *, 
     if title:
         events.append(payloads.encode({"type": "title", "content": title}))
         feed.append({"type": "chat.updated", "chat_id": str(chat.id)})
-    return NewMessages(
+    new = NewMessages(
         generation=generation,
+        prompt=chosen.record,
         session_id=principal.session_id,
         parent_id=plan.parent_id,
         content=plan.content,
@@ -68,6 +81,7 @@ def new_messages(principal: Principal, chat: ChatHead, plan: Plan, key: Key, *, 
         events=events,
         feed=feed,
     )
+    return Beginning(new, chosen)
 
 
 def _new_generation(plan: Plan, chat_id: UUID, user_id: UUID, node_id: UUID, *, derived_key: bool) -> Generation:
@@ -77,7 +91,7 @@ def _new_generation(plan: Plan, chat_id: UUID, user_id: UUID, node_id: UUID, *, 
         chat_id=chat_id,
         message_id=new_id(),
         user_message_id=plan.question.id if plan.question is not None else new_id(),
-        status=Status.QUEUED,
+        status=Status.RUNNING,
         epoch=1,
         owner_node=node_id,
         model=plan.model,

@@ -10,7 +10,7 @@ import msgspec
 from llmchatbot.errors import AnswerTooLong, ModelError, ModelInterrupted
 from llmchatbot.llm.events import Usage as ModelUsage
 from llmchatbot.models.generations import Generation, Status, Usage
-from llmchatbot.services.prompts import PromptBuilder
+from llmchatbot.services.prompts import Chosen, PromptBuilder
 from llmchatbot.streaming import payloads
 from llmchatbot.streaming.drafts import Draft
 from llmchatbot.streaming.store import Ending
@@ -19,9 +19,11 @@ from llmchatbot.streaming.store import Ending
 class Job:
     """An answer in the making."""
 
-    def __init__(self, generation: Generation, draft: Draft) -> None:
+    def __init__(self, generation: Generation, draft: Draft, chosen: Chosen | None = None) -> None:
+        """`chosen` is None for an answer that another process has begun: its prompt is made anew."""
         self.generation = generation
         self.draft = draft
+        self.chosen = chosen
         # What a node that died has written of it: its provider told nobody what that cost.
         self.inherited = draft.text.removeprefix(generation.prefix)
         self.model = generation.model

@@ -1,4 +1,4 @@
-"""Sending: one transaction writes the key, the question, the empty answer and the generation; then the model is called.
+"""Sending: one statement writes the key, the question, the empty answer and the generation; then the model is called.
 
 After that commit a request is never refused: what goes wrong later is an event of the answer (protocol §2).
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
 from llmchatbot.config import LimitSettings
-from llmchatbot.database.pool import Connection, Database
+from llmchatbot.database.pool import Database
 from llmchatbot.errors import (
     ChatArchived,
     ChatBusy,
@@ -23,23 +23,27 @@ from llmchatbot.errors import (
     IdempotencyKeyReused,
     InvalidInput,
     NotContinuable,
+    NotFound,
     TooManyGenerations,
+    Unavailable,
 )
 from llmchatbot.llm.gateway import ModelGateway
 from llmchatbot.models.generations import Generation
 from llmchatbot.models.principals import Principal
 from llmchatbot.repositories import generations, messages, sending
-from llmchatbot.repositories.messages import BranchMessage, Question
-from llmchatbot.repositories.sending import ChatHead, Situation
+from llmchatbot.repositories.messages import Original, Question
+from llmchatbot.repositories.sending import Situation
 from llmchatbot.services.answers import AnswerMaker
-from llmchatbot.services.beginnings import Key, Plan, new_messages
+from llmchatbot.services.beginnings import Key, Plan, beginning_of
 from llmchatbot.services.generations import GenerationService
 from llmchatbot.services.prompts import PromptBuilder
 from llmchatbot.services.turns import Turns
 
 # A lost first frame is asked for again within seconds (protocol §2.3).
 _DERIVED_GRACE = 10.0
-_ATTEMPTS = 5
+# Whoever comes between a look and its write has got something done; this many in a row are no accident.
+_ATTEMPTS = 10
+_RESTLESS = "This chat changed each time the message was about to be written; send it again."
 
 
 class Send(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,27 +97,26 @@ class MessageService:
         # A key of the client is visible ASCII, so the space keeps derived ones apart.
         name = f"derived {fingerprint.hex()}" if request.derive_key else request.key
 
-        async def plan(transaction: Connection, chat: ChatHead) -> Plan:
+        def plan(chat: Situation) -> Plan:
             parent_id = chat.leaf_id if request.parent_id is msgspec.UNSET else request.parent_id
             if request.parent_id is not msgspec.UNSET and request.parent_id is not None:
-                parent = await messages.get_in_chat(transaction, principal.user_id, chat_id, request.parent_id)
-                if parent.role == "user":
+                if not chat.branch:
+                    raise NotFound
+                if chat.branch[-1].role == "user":
                     sentence = "'parent_id' must name an answer, not a question."
                     raise InvalidInput(sentence, errors=[FieldError("parent_id", "must name an answer")])
             model = self._gateway.resolve(request.model or self._still_known(chat.model_used)).name
-            parameters = {**chat.parameters, **request.parameters}
-            self._prompts.require_fit(model, request.content, parameters)
             return Plan(
                 question=None,
                 content=request.content,
                 parent_id=parent_id,
                 model=model,
-                parameters=parameters,
+                parameters={**chat.parameters, **request.parameters},
                 stands_in_for="" if request.model or chat.model_used in {"", model} else chat.model_used,
             )
 
         key = Key(name=name, fingerprint=fingerprint, derived=request.derive_key)
-        return await self._open(principal, chat_id, plan, key, interrupt=request.interrupt)
+        return await self._open(principal, chat_id, request.parent_id, plan, key, interrupt=request.interrupt)
 
     async def regenerate(
         self,
@@ -130,13 +133,16 @@ class MessageService:
         Raises NotContinuable for an answer that is complete, and all that `send` raises.
         """
 
-        async def plan(transaction: Connection, chat: ChatHead) -> Plan:
-            message = await messages.get_in_chat(transaction, principal.user_id, chat_id, message_id)
-            question_id = message.id if message.role == "user" else message.parent_id
-            if question_id is None or (go_on and not _continuable(message)):
+        original = await messages.get_original(self._database, principal.user_id, chat_id, message_id)
+        question_id = original.id if original.role == "user" else original.parent_id
+        if question_id is None:
+            raise NotContinuable
+        question = await messages.get_question(self._database, principal.user_id, chat_id, question_id)
+
+        def plan(chat: Situation) -> Plan:
+            if go_on and not _continuable(original):
                 raise NotContinuable
-            question = await messages.get_question(transaction, principal.user_id, chat_id, question_id)
-            wished = message.model or chat.model_used
+            wished = original.model or chat.model_used
             chosen = self._gateway.resolve(
                 model or self._still_known(wished) or self._still_known(chat.model_used)
             ).name
@@ -147,23 +153,24 @@ class MessageService:
                 model=chosen,
                 stands_in_for="" if model or wished in {"", chosen} else wished,
                 parameters=chat.parameters,
-                prefix=message.content if go_on else "",
+                prefix=original.content if go_on else "",
             )
 
         asked = ["continue" if go_on else "regenerate", str(message_id), model or ""]
         named = Key(name=key, fingerprint=hashlib.sha256(msgspec.json.encode(asked)).digest())
-        return await self._open(principal, chat_id, plan, named, interrupt=False)
+        return await self._open(principal, chat_id, question.id, plan, named, interrupt=False)
 
     async def _open(
         self,
         principal: Principal,
         chat_id: UUID,
-        plan: Callable[[Connection, ChatHead], Awaitable[Plan]],
+        after: UUID | msgspec.UnsetType | None,
+        plan: Callable[[Situation], Plan],
         key: Key,
         *,
         interrupt: bool,
     ) -> Sent:
-        """The transaction, repeated when a running answer had to be stopped first.
+        """Look and write, again when the chat has changed in between or a running answer had to be stopped first.
 
         A process that drains makes nothing new. Who comes again is joined all the same, and then sent elsewhere: a
         refusal would close a native EventSource for good.
@@ -172,37 +179,50 @@ class MessageService:
             raise Draining
         user_id = principal.user_id
         with contextlib.ExitStack() as hold:
-            for attempt in range(_ATTEMPTS):
-                # The turn is taken before a connection is: one person's clicks must not hold the pool of everybody.
-                async with self._turns.of(user_id), self._database.transaction() as transaction:
-                    chat = await sending.lock(transaction, user_id, chat_id)
-                    situation = await sending.look(
-                        transaction, user_id, chat_id, key=key.name, derived=key.derived, grace=_DERIVED_GRACE
+            for _ in range(_ATTEMPTS):
+                async with self._turns.of(user_id):
+                    chat = await sending.look(
+                        self._database,
+                        user_id,
+                        chat_id,
+                        key=key.name,
+                        derived=key.derived,
+                        grace=_DERIVED_GRACE,
+                        after=after,
                     )
-                    if situation.known_generation_id is not None:
-                        return await self._join(transaction, user_id, situation, key)
+                    if chat.known_generation_id is not None:
+                        return await self._join(user_id, chat, key)
                     if self._draining():
                         raise Draining
-                    planned = await plan(transaction, chat)
+                    planned = plan(chat)
                     if chat.archived:
                         raise ChatArchived
-                    if situation.running_id is None:
-                        self._require_room(situation.active)
-                        new = new_messages(principal, chat, planned, key, node_id=self._node_id())
-                        hold.enter_context(self._maker.reserved(new.generation.id))
-                        number, created_at = await sending.write(transaction, new)
-                        break
-                if not interrupt or attempt == _ATTEMPTS - 1:
-                    raise _busy(situation.running_id)
-                # Outside of the transaction: a stop waits for the upstream to be closed.
-                await self._generations.stop(user_id, situation.running_id)
-            self._maker.start(new.generation, list(new.events))
+                    if chat.running_id is None:
+                        self._require_room(chat.active)
+                        begun = beginning_of(
+                            principal, chat, planned, key, prompts=self._prompts, node_id=self._node_id()
+                        )
+                        hold.enter_context(self._maker.reserved(begun.new.generation.id))
+                        written = await sending.write(
+                            self._database, chat, begun.new, most_active=self._limits.active_generations
+                        )
+                        if written is not None:
+                            break
+                        continue
+                if not interrupt:
+                    raise _busy(chat.running_id)
+                # Out of turn: a stop waits for the upstream to be closed.
+                await self._generations.stop(user_id, chat.running_id)
+            else:
+                raise _busy(chat.running_id) if chat.running_id else Unavailable(_RESTLESS, retry_after=1)
+            new, (sequence_number, created_at) = begun.new, written
+            self._maker.start(new.generation, list(new.events), begun.chosen)
             self._generations.made_here(new.generation.id)
         self._maker.announce(user_id)
         question = planned.question or Question(
             id=new.generation.user_message_id,
             content=planned.content or "",
-            sequence_number=number,
+            sequence_number=sequence_number,
             created_at=created_at,
         )
         return Sent(question=question, generation=new.generation, replayed=False)
@@ -211,16 +231,16 @@ class MessageService:
         """Empty when there is no such model (any more): the next best is asked then. Only a wish of now is refused."""
         return model if any(known.name == model for known in self._gateway.describe()) else ""
 
-    async def _join(self, transaction: Connection, user_id: UUID, situation: Situation, key: Key) -> Sent:
+    async def _join(self, user_id: UUID, chat: Situation, key: Key) -> Sent:
         """The same intent again. Raises IdempotencyKeyReused when something else is asked under its name."""
-        if situation.known_fingerprint != key.fingerprint or situation.known_generation_id is None:
+        if chat.known_fingerprint != key.fingerprint or chat.known_generation_id is None:
             raise IdempotencyKeyReused
-        generation = await generations.get_owned(transaction, user_id, situation.known_generation_id)
-        question = await messages.get_question(transaction, user_id, generation.chat_id, generation.user_message_id)
+        generation = await generations.get_owned(self._database, user_id, chat.known_generation_id)
+        question = await messages.get_question(self._database, user_id, generation.chat_id, generation.user_message_id)
         return Sent(question=question, generation=generation, replayed=True)
 
     def _require_room(self, active: int) -> None:
-        """Raises TooManyGenerations. The user's row is locked, so the count cannot be overrun."""
+        """Raises TooManyGenerations. The write asks again, under the lock of the person's row."""
         limit = self._limits.active_generations
         if active >= limit:
             raise TooManyGenerations(
@@ -230,7 +250,7 @@ class MessageService:
             )
 
 
-def _continuable(message: BranchMessage) -> bool:
+def _continuable(message: Original) -> bool:
     return message.role == "assistant" and message.status in {"stopped", "interrupted", "failed"}
 
 

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from llmchatbot.database.pool import Database
 from llmchatbot.errors import UnknownModel
-from llmchatbot.llm.context import ContextMessage
+from llmchatbot.llm.context import ContextChoice, ContextMessage
 from llmchatbot.llm.events import Notice
 from llmchatbot.llm.gateway import GatewayRequest, ModelGateway, ModelInfo
 from llmchatbot.llm.port import Parameters, PromptMessage
 from llmchatbot.models.generations import Generation, Usage
 from llmchatbot.repositories import generations, messages
 from llmchatbot.repositories.executor import Executor
-
-# More than any context window holds; it only bounds the walk.
-_LONGEST_BRANCH = 2000
+from llmchatbot.repositories.messages import BranchMessage
+from llmchatbot.repositories.sending import LONGEST_BRANCH
 
 _GO_ON = "Continue your last answer exactly where it broke off. Do not repeat any of it and do not comment on this."
+
+
+class Chosen(msgspec.Struct, frozen=True):
+    """What the model is sent, what of it goes on record, and what the person should be told about it."""
+
+    request: GatewayRequest
+    record: dict[str, Any]
+    notices: Sequence[Notice] = ()
 
 
 class PromptBuilder:
@@ -32,14 +40,23 @@ class PromptBuilder:
         self._gateway = gateway
         self._default_system_prompt = default_system_prompt
 
-    async def build(self, generation: Generation, *, prefix: str) -> tuple[GatewayRequest | None, list[Notice]]:
-        """The request, and what the person should be told about it; no request when the generation has moved on.
+    async def build(self, generation: Generation, *, prefix: str) -> Chosen | None:
+        """For an answer that somebody else has begun; put on record. None when it has moved on.
+
+        Raises what `choose` raises.
+        """
+        branch = await messages.branch(self._database, generation.chat_id, generation.user_message_id, LONGEST_BRANCH)
+        chosen = self.choose(generation, branch, prefix=prefix)
+        if not await generations.begin(self._recorder, generation.id, generation.epoch, chosen.record):
+            return None
+        return chosen
+
+    def choose(self, generation: Generation, branch: Sequence[BranchMessage], *, prefix: str) -> Chosen:
+        """`branch` ends with the question.
 
         Raises ContextTooLong when the newest message alone does not fit, UnknownModel when the model is gone.
         """
         model = self._gateway.resolve(generation.model)
-        branch = await messages.branch(self._database, generation.chat_id, generation.user_message_id, _LONGEST_BRANCH)
-        history = [message for message in branch if message.content or message.id == generation.user_message_id]
         parameters = dict(generation.parameters)
         system_prompt = parameters.pop("system_prompt", None) or self._default_system_prompt
         sampling = msgspec.convert(parameters, Parameters)
@@ -47,21 +64,12 @@ class PromptBuilder:
             model.name,
             [
                 ContextMessage(id=str(message.id), role=_role(message.role), content=message.content)
-                for message in history
+                for message in branch
             ],
             system_prompt=system_prompt,
             prefix=prefix,
             parameters=sampling,
         )
-        notices = []
-        if chosen.left_out:
-            notices.append(
-                Notice(
-                    code="context_trimmed",
-                    text=f"The {len(chosen.left_out)} oldest messages do not fit the model's context.",
-                    data={"left_out": len(chosen.left_out), "kept": len(chosen.messages)},
-                )
-            )
         request = _request(generation, model, chosen.prompt_messages(), sampling, system_prompt, prefix)
         record = {
             "model": model.name,
@@ -73,20 +81,7 @@ class PromptBuilder:
             # The one thing that a model may be sent and that stands in no message and no setting.
             "instruction": _GO_ON if _told_in_words(model, prefix) else "",
         }
-        if not await generations.begin(self._recorder, generation.id, generation.epoch, record):
-            return None, []
-        return request, notices
-
-    def require_fit(self, model_name: str, content: str, parameters: dict[str, Any]) -> None:
-        """Raises ContextTooLong with both numbers when `content` alone does not fit: before it is stored."""
-        sampling = dict(parameters)
-        system_prompt = sampling.pop("system_prompt", None) or self._default_system_prompt
-        self._gateway.choose_context(
-            model_name,
-            [ContextMessage(id="", role="user", content=content)],
-            system_prompt=system_prompt,
-            parameters=msgspec.convert(sampling, Parameters),
-        )
+        return Chosen(request, record, _notices(chosen))
 
     def tokens(self, model_name: str, text: str) -> int:
         """Of a text that no provider has counted; also for a model that only the node before us knew."""
@@ -102,6 +97,18 @@ class PromptBuilder:
         if model is None or model.input_price is None or model.output_price is None:
             return None
         return (usage.input_tokens * model.input_price + usage.output_tokens * model.output_price) / 1_000_000
+
+
+def _notices(chosen: ContextChoice) -> list[Notice]:
+    if not chosen.left_out:
+        return []
+    return [
+        Notice(
+            code="context_trimmed",
+            text=f"The {len(chosen.left_out)} oldest messages do not fit the model's context.",
+            data={"left_out": len(chosen.left_out), "kept": len(chosen.messages)},
+        )
+    ]
 
 
 def _role(role: str) -> Any:

@@ -18,14 +18,14 @@ from llmchatbot.database.pool import Database
 from llmchatbot.drill.outcome import Outcome
 from llmchatbot.drill.reading import BlockDecoder, Follower
 from llmchatbot.errors import DatabaseUnavailable, ModelInterrupted, NotFound, Unavailable
-from llmchatbot.llm.events import Event, Finished, Notice, TextDelta
+from llmchatbot.llm.events import Event, Finished, TextDelta
 from llmchatbot.llm.gateway import GatewayRequest, ModelGateway, ModelInfo
 from llmchatbot.llm.port import Sink
 from llmchatbot.models.generations import Cursor, Generation
 from llmchatbot.services.answers import AnswerMaker
 from llmchatbot.services.generations import GenerationService
 from llmchatbot.services.nodes import NodeService
-from llmchatbot.services.prompts import PromptBuilder
+from llmchatbot.services.prompts import Chosen, PromptBuilder
 from llmchatbot.streaming.followers import Followers, Watchers
 from llmchatbot.streaming.frames import Format
 from llmchatbot.streaming.streams import OpenStreams, Stream
@@ -128,10 +128,11 @@ class SimulatedPrompts:
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
 
-    async def build(self, generation: Generation, *, prefix: str) -> tuple[GatewayRequest | None, list[Notice]]:
+    async def build(self, generation: Generation, *, prefix: str) -> Chosen | None:
         if not await Generations.begin(self._handle, generation.id, generation.epoch, {}):
-            return None, []
-        return GatewayRequest(model=generation.model, messages=(), prefix=prefix, user_id=str(generation.id)), []
+            return None
+        request = GatewayRequest(model=generation.model, messages=(), prefix=prefix, user_id=str(generation.id))
+        return Chosen(request, {})
 
     def tokens(self, model_name: str, text: str) -> int:
         return 1
