@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
@@ -42,16 +42,23 @@ _UNAVAILABLE_STATES = {
 }
 
 
-@contextmanager
-def translate() -> Iterator[None]:
-    """Turn what says "no database right now" into DatabaseUnavailable; let verdicts about the statement pass."""
-    try:
-        yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-        if is_unavailable(error):
+class _Translation:
+    # A class, because every statement passes it: a generator costs four times as much.
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None and is_unavailable(error):
             logger.info("event=database_unavailable error=%s", type(error).__name__)
             raise DatabaseUnavailable from error
-        raise
+
+
+_TRANSLATION = _Translation()
+
+
+def translate() -> _Translation:
+    """Turn what says "no database right now" into DatabaseUnavailable; let verdicts about the statement pass."""
+    return _TRANSLATION
 
 
 def is_unavailable(error: BaseException) -> bool:
@@ -83,6 +90,11 @@ async def retrying(operation: Callable[[], Awaitable[T]], *, attempts: int = 3) 
 
 
 class _Stateless(asyncpg.Connection):
+    async def reset(self, *, timeout: float | None = None) -> None:
+        """Called when the pool gets it back. Where no transaction was left open there is nothing to reset."""
+        if self.is_in_transaction():
+            await super().reset(timeout=timeout)
+
     def get_reset_query(self) -> str:
         return ""
 
@@ -141,7 +153,7 @@ async def open_pool(
             connection_class=_Stateless,
             init=_set_codecs,
         )
-    return Database(pool, address=address, acquire_timeout=settings.acquire_timeout)
+    return Database(pool, address=address, max_size=settings.max_connections, acquire_timeout=settings.acquire_timeout)
 
 
 class Database:
@@ -149,20 +161,51 @@ class Database:
     verdicts such as asyncpg.UniqueViolationError pass through (`constraint_of` tells which rule).
     """
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], *, address: Address, acquire_timeout: float) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool[asyncpg.Record], *, address: Address, max_size: int, acquire_timeout: float
+    ) -> None:
         self._pool = pool
+        self._max_size = max_size
         self._acquire_timeout = acquire_timeout
+        # How many have a connection, or wait for one.
+        self._asked = 0
         self.address = address
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
         """A connection for a few statements: never across a call to a model or a client."""
         with translate():
-            connection = await self._pool.acquire(timeout=self._acquire_timeout)
+            connection = await self._take()
             try:
                 yield connection
             finally:
-                await self._pool.release(connection, timeout=_RELEASE_SECONDS)
+                await self._give_back(connection)
+
+    async def _take(self) -> PoolConnectionProxy[asyncpg.Record]:
+        self._asked += 1
+        # While there are enough for all nobody waits, and a timer would cost as much as the rest. A new connection has
+        # a limit of its own.
+        enough = self._asked <= self._max_size
+        try:
+            return await self._pool.acquire(timeout=None if enough else self._acquire_timeout)
+        except BaseException:
+            self._asked -= 1
+            raise
+
+    async def _give_back(self, connection: PoolConnectionProxy[asyncpg.Record]) -> None:
+        try:
+            await self._pool.release(connection, timeout=_RELEASE_SECONDS)
+        finally:
+            self._asked -= 1
+
+    async def _once(self, method: str, query: str, arguments: Sequence[Any]) -> Any:
+        """A connection for one statement."""
+        with translate():
+            connection = await self._take()
+            try:
+                return await getattr(connection, method)(query, *arguments)
+            finally:
+                await self._give_back(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -171,21 +214,20 @@ class Database:
             yield connection
 
     async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
-        async with self.acquire() as connection:
-            return await connection.fetch(query, *arguments)
+        records: list[asyncpg.Record] = await self._once("fetch", query, arguments)
+        return records
 
     async def fetchrow(self, query: str, *arguments: Any) -> asyncpg.Record | None:
-        async with self.acquire() as connection:
-            return await connection.fetchrow(query, *arguments)
+        record: asyncpg.Record | None = await self._once("fetchrow", query, arguments)
+        return record
 
     async def fetchval(self, query: str, *arguments: Any) -> Any:
-        async with self.acquire() as connection:
-            return await connection.fetchval(query, *arguments)
+        return await self._once("fetchval", query, arguments)
 
     async def execute(self, query: str, *arguments: Any) -> str:
         """Returns the command tag, e.g. `UPDATE 1`."""
-        async with self.acquire() as connection:
-            return await connection.execute(query, *arguments)
+        tag: str = await self._once("execute", query, arguments)
+        return tag
 
     async def executemany(self, query: str, rows: Iterable[Sequence[Any]]) -> None:
         async with self.acquire() as connection:

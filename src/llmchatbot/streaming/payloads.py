@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from json.encoder import encode_basestring_ascii
 from typing import Any
 from uuid import UUID
@@ -22,8 +22,8 @@ _REASONING = '{"type":"reasoning","content":'
 _RESET = '{"type":"reset","content":'
 
 
-def encode(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+# One for all: `json.dumps` makes a new one for each call that asks for other separators.
+encode: Callable[[dict[str, Any]], str] = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 
 def token(text: str) -> str:
