@@ -12,6 +12,7 @@ from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 
 from llmchatbot.handlers.etags import etag_of, versions_of
 from llmchatbot.handlers.inputs import VISIBLE, Input
+from llmchatbot.handlers.json_responses import JsonResponse
 from llmchatbot.handlers.paging import CHATS, DEFAULT_LIMIT, CursorText, Limit, decode_moment, encode_moment, next_link
 from llmchatbot.models.chats import (
     NO_PARAMETERS,
@@ -77,7 +78,7 @@ class DoneWith(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _respond(owned: OwnedChat, status_code: int = 200) -> Response[Chat]:
-    return Response(owned.chat, status_code=status_code, headers={"ETag": etag_of(owned.version)})
+    return JsonResponse(owned.chat, status_code=status_code, headers={"ETag": etag_of(owned.version)})
 
 
 @get(
@@ -98,12 +99,12 @@ async def list_chats(
     after = ChatKey(*decode_moment(CHATS, cursor)) if cursor else None
     page = await chat_service.list_page(principal.user_id, include_archived=include_archived, after=after, limit=limit)
     if not page.more:
-        return Response(page.items)
+        return JsonResponse(page.items)
     last = page.items[-1]
     going_on: dict[str, str | int] = {"limit": limit, "cursor": encode_moment(CHATS, last.updated_at, last.id)}
     if include_archived:
         going_on["include_archived"] = "true"
-    return Response(page.items, headers=next_link(PATH, going_on))
+    return JsonResponse(page.items, headers=next_link(PATH, going_on))
 
 
 @post("/chats", summary="Begin a chat", operation_id="createChat", tags=TAGS, response_headers=NO_STORE)
@@ -139,7 +140,7 @@ async def get_chat(
         messages = (await chat_service.list_messages(principal.user_id, chat_id)).items
     values = (*msgspec.structs.astuple(chat), messages)
     body = ChatOutput(*values)
-    return Response(body, headers={"ETag": etag_of(version)})
+    return JsonResponse(body, headers={"ETag": etag_of(version)})
 
 
 @put(

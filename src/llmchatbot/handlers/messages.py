@@ -16,6 +16,7 @@ from llmchatbot.errors import FieldError, Forbidden, InvalidInput, MethodNotAllo
 from llmchatbot.handlers.deadlines import STREAM
 from llmchatbot.handlers.generations import read_stream
 from llmchatbot.handlers.inputs import VISIBLE, Input, require_storable
+from llmchatbot.handlers.json_responses import JsonResponse
 from llmchatbot.handlers.stream_responses import StreamOpener, format_of, poll_seconds_of
 from llmchatbot.models.chats import ChatParameters
 from llmchatbot.models.generations import Cursor
@@ -269,7 +270,7 @@ async def _answer(
         ),
         stream_url=f"/api/v1/generations/{generation.id}/stream",
     )
-    return Response(body, status_code=201, headers={**_sent_headers(sent), "Cache-Control": "no-store"})
+    return JsonResponse(body, status_code=201, headers={**_sent_headers(sent), "Cache-Control": "no-store"})
 
 
 async def _stream(

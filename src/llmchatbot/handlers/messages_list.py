@@ -10,6 +10,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 
 from llmchatbot.handlers.chats import NO_STORE, PATH
+from llmchatbot.handlers.json_responses import JsonResponse
 from llmchatbot.handlers.paging import (
     DEFAULT_LIMIT,
     MESSAGES,
@@ -54,14 +55,14 @@ async def list_messages(
         limit=limit,
     )
     if not page.more:
-        return Response(page.items)
+        return JsonResponse(page.items)
     going_on: dict[str, str | int] = {
         "limit": limit,
         "cursor": encode_number(MESSAGES, page.items[-1].sequence_number),
         "order": order,
         "branch": branch,
     }
-    return Response(page.items, headers=next_link(f"{PATH}/{chat_id}/messages", going_on))
+    return JsonResponse(page.items, headers=next_link(f"{PATH}/{chat_id}/messages", going_on))
 
 
 ROUTES = (list_messages,)

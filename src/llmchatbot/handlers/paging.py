@@ -11,7 +11,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
-from urllib.parse import urlencode
+from urllib.parse import quote
 from uuid import UUID
 
 from litestar.params import QueryParameter
@@ -59,7 +59,8 @@ def decode_number(kind: bytes, text: str) -> int:
 
 def next_link(path: str, parameters: Mapping[str, str | int]) -> dict[str, str]:
     """Relative, so that it holds behind any proxy."""
-    return {"Link": f'<{path}?{urlencode(parameters)}>; rel="next"'}
+    query = "&".join([f"{name}={quote(str(value), safe='')}" for name, value in parameters.items()])
+    return {"Link": f'<{path}?{query}>; rel="next"'}
 
 
 def _encode(data: bytes) -> str:

@@ -10,6 +10,7 @@ from litestar.params import QueryParameter
 
 from llmchatbot.handlers.chats import NO_STORE
 from llmchatbot.handlers.inputs import require_storable
+from llmchatbot.handlers.json_responses import JsonResponse
 from llmchatbot.handlers.paging import HITS, CursorText, Limit, decode_moment, encode_moment, next_link
 from llmchatbot.models.principals import Principal
 from llmchatbot.models.search import SearchHit, SearchKey
@@ -43,8 +44,10 @@ async def search(
     question = require_storable("q", q)
     page, key = await search_service.search(principal.user_id, question, after=after, limit=limit)
     if key is None:
-        return Response(page.items)
-    return Response(page.items, headers=next_link(PATH, {"q": q, "limit": limit, "cursor": encode_moment(HITS, *key)}))
+        return JsonResponse(page.items)
+    return JsonResponse(
+        page.items, headers=next_link(PATH, {"q": q, "limit": limit, "cursor": encode_moment(HITS, *key)})
+    )
 
 
 ROUTES = (search,)

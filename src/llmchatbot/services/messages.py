@@ -5,7 +5,6 @@ After that commit a request is never refused: what goes wrong later is an event 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -178,54 +177,55 @@ class MessageService:
         if key.name is None and self._draining():
             raise Draining
         user_id = principal.user_id
-        with contextlib.ExitStack() as hold:
-            for _ in range(_ATTEMPTS):
-                async with self._turns.of(user_id):
-                    chat = await sending.look(
-                        self._database,
-                        user_id,
-                        chat_id,
-                        key=key.name,
-                        derived=key.derived,
-                        grace=_DERIVED_GRACE,
-                        after=after,
-                    )
-                    if chat.known_generation_id is not None:
-                        return await self._join(user_id, chat, key)
-                    if self._draining():
-                        raise Draining
-                    planned = plan(chat)
-                    if chat.archived:
-                        raise ChatArchived
-                    if chat.running_id is None:
-                        self._require_room(chat.active)
-                        begun = beginning_of(
-                            principal, chat, planned, key, prompts=self._prompts, node_id=self._node_id()
-                        )
-                        hold.enter_context(self._maker.reserved(begun.new.generation.id))
-                        written = await sending.write(
-                            self._database, chat, begun.new, most_active=self._limits.active_generations
-                        )
-                        if written is not None:
-                            break
-                        continue
-                if not interrupt:
-                    raise _busy(chat.running_id)
-                # Out of turn: a stop waits for the upstream to be closed.
-                await self._generations.stop(user_id, chat.running_id)
-            else:
-                raise _busy(chat.running_id) if chat.running_id else Unavailable(_RESTLESS, retry_after=1)
-            new, (sequence_number, created_at) = begun.new, written
-            self._maker.start(new.generation, list(new.events), begun.chosen)
-            self._generations.made_here(new.generation.id)
-        self._maker.announce(user_id)
+        for _ in range(_ATTEMPTS):
+            async with self._turns.of(user_id):
+                chat = await sending.look(
+                    self._database,
+                    user_id,
+                    chat_id,
+                    key=key.name,
+                    derived=key.derived,
+                    grace=_DERIVED_GRACE,
+                    after=after,
+                )
+                if chat.known_generation_id is not None:
+                    return await self._join(user_id, chat, key)
+                if self._draining():
+                    raise Draining
+                planned = plan(chat)
+                if chat.archived:
+                    raise ChatArchived
+                if chat.running_id is None:
+                    sent = await self._begin(principal, chat, planned, key)
+                    if sent is not None:
+                        return sent
+                    continue
+            if not interrupt:
+                raise _busy(chat.running_id)
+            # Out of turn: a stop waits for the upstream to be closed.
+            await self._generations.stop(user_id, chat.running_id)
+        raise _busy(chat.running_id) if chat.running_id else Unavailable(_RESTLESS, retry_after=1)
+
+    async def _begin(self, principal: Principal, chat: Situation, planned: Plan, key: Key) -> Sent | None:
+        """Write it, and begin its answer. None when something has changed since the look at the chat."""
+        self._require_room(chat.active)
+        begun = beginning_of(principal, chat, planned, key, prompts=self._prompts, node_id=self._node_id())
+        generation = begun.new.generation
+        with self._maker.reserved(generation.id):
+            written = await sending.write(self._database, chat, begun.new, most_active=self._limits.active_generations)
+            if written is None:
+                return None
+            self._maker.start(generation, list(begun.new.events), begun.chosen)
+            self._generations.made_here(generation.id)
+        self._maker.announce(principal.user_id)
+        sequence_number, created_at = written
         question = planned.question or Question(
-            id=new.generation.user_message_id,
+            id=generation.user_message_id,
             content=planned.content or "",
             sequence_number=sequence_number,
             created_at=created_at,
         )
-        return Sent(question=question, generation=new.generation, replayed=False)
+        return Sent(question=question, generation=generation, replayed=False)
 
     def _still_known(self, model: str) -> str:
         """Empty when there is no such model (any more): the next best is asked then. Only a wish of now is refused."""
