@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -132,3 +134,23 @@ async def test_a_constraint_names_itself(db: Database) -> None:
     with pytest.raises(asyncpg.UniqueViolationError) as caught:
         await db.execute("INSERT INTO schema_migrations (version, name, checksum) VALUES (1, 'again', 'x')")
     assert caught.value.constraint_name == "schema_migrations_pkey"
+
+
+async def test_migration_3_makes_the_search_vectors_that_the_index_holds_already(db: Database) -> None:
+    """Or rows that were indexed before would not be found, and nobody would see why."""
+    first = migrations.load()[0].sql
+    begin = first.index("CREATE FUNCTION search_vector")
+    old = first[begin : first.index(";", first.index("unnest(search_terms", begin)) + 1]
+    rng = random.Random(3)
+    alphabet = "abcXYZ09 \n\t'\"\\:*&|!<>-_.@/+\x01\x02\u00a0éßЖ日本語ไทย한글😀\u0301"
+    texts = ["", " ", "x" * 64, "x" * 65, "x" * 3000, "a b", "日" * 70, f"{'y' * 66} z https://e.xample/{'p' * 90}?q=1"]
+    texts += ["".join(rng.choices(alphabet, k=rng.randrange(200))) for _ in range(300)]
+    async with db.transaction() as transaction:
+        await transaction.execute(old.replace("search_vector", "old_vector", 1))
+        different = await transaction.fetch(
+            "SELECT content FROM unnest($1::text[]) AS t (content) "
+            "WHERE search_vector($2, content) IS DISTINCT FROM old_vector($2, content)",
+            texts,
+            UUID("01a21984-db19-71e9-8236-eaab830b3333"),
+        )
+    assert not different
