@@ -215,3 +215,17 @@ async def test_the_branch_of_a_look_is_the_way_from_the_root_to_its_end(db: Data
             assert [message.id for message in newest] == walk[-limit:]
     assert (await look(db, user_id, chat_id)).branch[-1].id == answers[-1], "unset: where the chat ends"
     assert (await look(db, user_id, chat_id, None)).branch == [], "None: a new beginning"
+
+
+async def test_a_look_at_a_chat_that_is_busy_reads_no_branch(db: Database) -> None:
+    """Whoever asks a long chat again and again while it answers would have all its text read each time."""
+    user_id = await make_user(db)
+    chat_id = await make_chat(db, user_id)
+    written = await write(db, user_id, await look(db, user_id, chat_id))
+    assert written is not None
+    seen = await look(db, user_id, chat_id, written[0])
+    assert seen.running_id is not None
+    assert seen.branch == []
+    assert seen.after_role == "assistant", "what is wrong with a request is known all the same"
+    await end(db, chat_id)
+    assert len((await look(db, user_id, chat_id, written[0])).branch) == 2

@@ -44,8 +44,10 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     running_id: UUID | None
     known_fingerprint: bytes | None
     known_generation_id: UUID | None
+    after_role: str | None
+    """Of the message that was asked for as the branch's end; None when the chat has no such message."""
     branch: Sequence[BranchMessage]
-    """Oldest first."""
+    """Oldest first. Not read when the chat has a running answer or the key is known: it would be for nothing."""
 
 
 class NewMessages(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,15 +68,17 @@ class NewMessages(msgspec.Struct, frozen=True, kw_only=True):
 
 # A key that the server derived holds while its answer is made, and `grace` seconds longer if its end was never written
 # to a reader (protocol §2.3).
-_LEAF = "CASE WHEN $6 THEN c.leaf_id ELSE $7::uuid END"
+_FREE = "running.id IS NULL AND known.generation_id IS NULL"
+_LEAF = f"CASE WHEN {_FREE} THEN CASE WHEN $6 THEN c.leaf_id ELSE $7::uuid END END"
 _LOOK = f"""
 SELECT c.id, c.archived_at IS NOT NULL AS archived, c.model_used, c.parameters, c.leaf_id, c.title_source,
        c.last_sequence, c.version, u.last_event_seq AS user_events,
        (SELECT count(*) FROM generations WHERE user_id = $1 AND status IN {ACTIVE}) AS active,
-       (SELECT id FROM generations WHERE chat_id = $2 AND status IN {ACTIVE}) AS running_id,
-       known.fingerprint AS known_fingerprint, known.generation_id AS known_generation_id,
+       running.id AS running_id, known.fingerprint AS known_fingerprint, known.generation_id AS known_generation_id,
+       (SELECT role FROM messages WHERE id = $7 AND chat_id = $2) AS after_role,
        branch.ids, branch.roles, branch.contents
 FROM chats c JOIN users u ON u.id = c.user_id
+LEFT JOIN LATERAL (SELECT id FROM generations WHERE chat_id = $2 AND status IN {ACTIVE}) running ON true
 LEFT JOIN LATERAL (
     SELECT k.fingerprint, k.generation_id FROM idempotency_keys k JOIN generations g ON g.id = k.generation_id
     WHERE k.user_id = $1 AND k.chat_id = $2 AND k.key = $3 AND CASE WHEN $4 THEN g.status IN {ACTIVE}
@@ -99,7 +103,10 @@ async def look(
     grace: float,
     after: UUID | msgspec.UnsetType | None,
 ) -> Situation:
-    """Raises NotFound. The branch ends at `after`; unset, at the chat's leaf; with None there is none."""
+    """Raises NotFound. The branch ends at `after`; unset, at the chat's leaf; with None there is none.
+
+    One snapshot: what a running answer is about to write cannot be missing from the branch.
+    """
     at_leaf = after is msgspec.UNSET
     record: Record | None = await executor.fetchrow(
         _LOOK, user_id, chat_id, key, derived, grace, at_leaf, None if at_leaf else after

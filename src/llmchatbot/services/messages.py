@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 from llmchatbot.config import LimitSettings
-from llmchatbot.database.pool import Database
+from llmchatbot.database.pool import Connection, Database
 from llmchatbot.errors import (
     ChatArchived,
     ChatBusy,
@@ -99,9 +99,9 @@ class MessageService:
         def plan(chat: Situation) -> Plan:
             parent_id = chat.leaf_id if request.parent_id is msgspec.UNSET else request.parent_id
             if request.parent_id is not msgspec.UNSET and request.parent_id is not None:
-                if not chat.branch:
+                if chat.after_role is None:
                     raise NotFound
-                if chat.branch[-1].role == "user":
+                if chat.after_role == "user":
                     sentence = "'parent_id' must name an answer, not a question."
                     raise InvalidInput(sentence, errors=[FieldError("parent_id", "must name an answer")])
             model = self._gateway.resolve(request.model or self._still_known(chat.model_used)).name
@@ -178,9 +178,10 @@ class MessageService:
             raise Draining
         user_id = principal.user_id
         for _ in range(_ATTEMPTS):
-            async with self._turns.of(user_id):
+            # The turn is taken before a connection is: one person's clicks must not hold the pool of everybody.
+            async with self._turns.of(user_id), self._database.acquire() as connection:
                 chat = await sending.look(
-                    self._database,
+                    connection,
                     user_id,
                     chat_id,
                     key=key.name,
@@ -189,14 +190,14 @@ class MessageService:
                     after=after,
                 )
                 if chat.known_generation_id is not None:
-                    return await self._join(user_id, chat, key)
+                    return await self._join(connection, user_id, chat, key)
                 if self._draining():
                     raise Draining
                 planned = plan(chat)
                 if chat.archived:
                     raise ChatArchived
                 if chat.running_id is None:
-                    sent = await self._begin(principal, chat, planned, key)
+                    sent = await self._begin(connection, principal, chat, planned, key)
                     if sent is not None:
                         return sent
                     continue
@@ -206,13 +207,15 @@ class MessageService:
             await self._generations.stop(user_id, chat.running_id)
         raise _busy(chat.running_id) if chat.running_id else Unavailable(_RESTLESS, retry_after=1)
 
-    async def _begin(self, principal: Principal, chat: Situation, planned: Plan, key: Key) -> Sent | None:
+    async def _begin(
+        self, connection: Connection, principal: Principal, chat: Situation, planned: Plan, key: Key
+    ) -> Sent | None:
         """Write it, and begin its answer. None when something has changed since the look at the chat."""
         self._require_room(chat.active)
         begun = beginning_of(principal, chat, planned, key, prompts=self._prompts, node_id=self._node_id())
         generation = begun.new.generation
         with self._maker.reserved(generation.id):
-            written = await sending.write(self._database, chat, begun.new, most_active=self._limits.active_generations)
+            written = await sending.write(connection, chat, begun.new, most_active=self._limits.active_generations)
             if written is None:
                 return None
             self._maker.start(generation, list(begun.new.events), begun.chosen)
@@ -231,12 +234,12 @@ class MessageService:
         """Empty when there is no such model (any more): the next best is asked then. Only a wish of now is refused."""
         return model if any(known.name == model for known in self._gateway.describe()) else ""
 
-    async def _join(self, user_id: UUID, chat: Situation, key: Key) -> Sent:
+    async def _join(self, connection: Connection, user_id: UUID, chat: Situation, key: Key) -> Sent:
         """The same intent again. Raises IdempotencyKeyReused when something else is asked under its name."""
         if chat.known_fingerprint != key.fingerprint or chat.known_generation_id is None:
             raise IdempotencyKeyReused
-        generation = await generations.get_owned(self._database, user_id, chat.known_generation_id)
-        question = await messages.get_question(self._database, user_id, generation.chat_id, generation.user_message_id)
+        generation = await generations.get_owned(connection, user_id, chat.known_generation_id)
+        question = await messages.get_question(connection, user_id, generation.chat_id, generation.user_message_id)
         return Sent(question=question, generation=generation, replayed=True)
 
     def _require_room(self, active: int) -> None:
