@@ -42,10 +42,9 @@ def test_everything_that_it_started_ends_with_it(tmp_path: Path, number: signal.
         )
     try:
         deadline = time.monotonic() + 60
-        while len(working_in(tmp_path)) < 5 and time.monotonic() < deadline:
+        while len(started := working_in(tmp_path)) < 5 and time.monotonic() < deadline:
             assert drill.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.1)
-        started = working_in(tmp_path)
         assert len(started) >= 5, "the drill, its database and its nodes"
         drill.send_signal(number)
         assert drill.wait(30) == 130

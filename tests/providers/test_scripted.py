@@ -140,6 +140,7 @@ async def test_the_server_counts_and_wants_its_key(transport: HttpTransport) -> 
         answer = await ask(ndjson(server, transport), prompt("hi"))
         assert answer.error is not None
         assert answer.error.code == "model_misconfigured"
+        await transport.aclose()
         async with aiohttp.ClientSession() as session, session.get(f"{server.url}/__stats") as response:
             stats = await response.json()
     assert stats["requests"] == 2
