@@ -100,6 +100,9 @@ class EventStream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        if self.cut:
+            self.transport.abort()
+            return
         self._asked_us = time.monotonic_ns() // 1000
         self.transport.write(self._request)
 
@@ -196,6 +199,7 @@ class EventStream(asyncio.Protocol):
         self._on_end(self)
 
     def abort(self) -> None:
-        """Cut the connection, as a network does."""
+        """Cut the connection, as a network does; one that was not made yet never will be."""
         self.cut = True
-        self.transport.abort()
+        if self._asked_us:
+            self.transport.abort()
