@@ -316,18 +316,33 @@ async def test_a_kept_connection_that_the_server_has_closed_costs_no_answer() ->
         await model.transport.aclose()
 
 
+async def test_kept_connections_that_nobody_uses_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmchatbot.llm.connection_pool._IDLE_SECONDS", 0.2)
+    async with KeptServer() as server:
+        model = keeping(server)
+        answers = await asyncio.gather(*(ask(model) for _ in range(5)))
+        assert {answer.text for answer in answers} == {"hi"}
+        assert server.open == 5
+        async with asyncio.timeout(5):
+            while server.open:  # noqa: ASYNC110 # the closing of a socket is nobody's event
+                await asyncio.sleep(0.05)
+        assert (await ask(model)).text == "hi"
+        await model.transport.aclose()
+
+
 class KeptServer(RawServer):
     """Answers `hi` on one connection again and again, and without a word closes it after some calls."""
 
     def __init__(self, calls_per_connection: int = 100) -> None:
         super().__init__()
-        self.connections = 0
+        self.connections = self.open = 0
         # Bytes that are announced and never come.
         self.missing = 0
         self._calls = calls_per_connection
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.open += 1
         body = GOOD + END
         try:
             for _ in range(self._calls):
@@ -338,6 +353,7 @@ class KeptServer(RawServer):
         except (asyncio.IncompleteReadError, asyncio.CancelledError):
             return
         finally:
+            self.open -= 1
             writer.close()
 
 

@@ -21,7 +21,9 @@ class DirectConnections:
 
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
+        # The one that was used last stands last; it serves next, which lets the others grow old.
         self._kept: dict[Origin, list[Connection]] = {}
+        self._sweep_timer: asyncio.TimerHandle | None = None
         self._tls: ssl.SSLContext | None = None
         self._closed = False
 
@@ -39,6 +41,8 @@ class DirectConnections:
                 connection.close()
             else:
                 self._kept.setdefault(origin, []).append(connection)
+                if self._sweep_timer is None:
+                    self._sweep_timer = loop.call_later(_IDLE_SECONDS, self._sweep, loop)
 
         while True:
             kept = self._take(origin, loop.time())
@@ -59,17 +63,29 @@ class DirectConnections:
                 return stream
 
     def _take(self, origin: Origin, now: float) -> Connection | None:
-        """The one that was used last, which frees the others to grow old."""
-        kept = self._kept.pop(origin, [])
-        good = [
-            connection for connection in kept if connection.reusable and now - connection.idle_since < _IDLE_SECONDS
-        ]
-        for connection in kept:
-            if connection not in good:
-                connection.close()
-        if len(good) > 1:
-            self._kept[origin] = good[:-1]
-        return good[-1] if good else None
+        kept = self._kept.get(origin, [])
+        while kept:
+            connection = kept.pop()
+            if _good(connection, now):
+                return connection
+            connection.close()
+        return None
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close what nobody has used for long: after a busy hour they would be hundreds, on both sides."""
+        now = loop.time()
+        for origin, kept in [*self._kept.items()]:
+            left = []
+            for connection in kept:
+                if _good(connection, now):
+                    left.append(connection)
+                else:
+                    connection.close()
+            if left:
+                self._kept[origin] = left
+            else:
+                del self._kept[origin]
+        self._sweep_timer = loop.call_later(_IDLE_SECONDS, self._sweep, loop) if self._kept else None
 
     async def _connect(self, endpoint: Endpoint, origin: Origin, loop: asyncio.AbstractEventLoop) -> Connection:
         scheme, host, port = origin
@@ -95,7 +111,13 @@ class DirectConnections:
     async def aclose(self) -> None:
         """Close what is kept. Idempotent."""
         self._closed = True
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
         kept, self._kept = self._kept, {}
         for connections in kept.values():
             for connection in connections:
                 await connection.aclose()
+
+
+def _good(connection: Connection, now: float) -> bool:
+    return connection.reusable and now - connection.idle_since < _IDLE_SECONDS
