@@ -10,6 +10,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from estimates import accounting
 
 from llmchatbot.database.pool import Database
 from llmchatbot.errors import NotFound
@@ -17,6 +18,8 @@ from llmchatbot.ids import new_id
 from llmchatbot.models.generations import Generation, Status
 from llmchatbot.repositories import chats, messages, sending
 from llmchatbot.repositories.sending import NewMessages, Situation
+from llmchatbot.services.chats import ChatService
+from llmchatbot.streaming.wakeups import LocalWakeUps
 
 MOST_ACTIVE = 3
 NOTHING: dict[str, Any] = {"parameters": {}, "prefix": "", "derived_key": False} | dict.fromkeys(
@@ -43,7 +46,9 @@ async def look(
     return await sending.look(db, user_id, chat_id, key=None, derived=False, grace=10, after=after)
 
 
-async def write(executor: Any, user_id: UUID, seen: Situation, content: str | None = "hi") -> tuple[UUID, int] | None:
+async def write(
+    executor: Any, user_id: UUID, seen: Situation, content: str | None = "hi", *, most_active: int = MOST_ACTIVE
+) -> tuple[UUID, int] | None:
     """The answer's message and the question's number; None when nothing was written."""
     generation = Generation(
         id=new_id(),
@@ -69,7 +74,7 @@ async def write(executor: Any, user_id: UUID, seen: Situation, content: str | No
         events=['{"type":"start"}'],
         feed=[{"type": "generation.started"}],
     )
-    written = await sending.write(executor, seen, new, most_active=MOST_ACTIVE)
+    written = await sending.write(executor, seen, new, most_active=most_active)
     return None if written is None else (generation.message_id, written[0])
 
 
@@ -229,3 +234,20 @@ async def test_a_look_at_a_chat_that_is_busy_reads_no_branch(db: Database) -> No
     assert seen.after_role == "assistant", "what is wrong with a request is known all the same"
     await end(db, chat_id)
     assert len((await look(db, user_id, chat_id, written[0])).branch) == 2
+
+
+async def test_chats_made_and_answers_begun_at_once_by_one_person_never_block_each_other(db: Database) -> None:
+    """Found by the drill `kill-node`: rows locked and then updated in one statement made deadlocks, and a 500."""
+    service = ChatService(database=db, wakeups=LocalWakeUps(), accounting=accounting())
+
+    async def begin(user_id: UUID) -> None:
+        chat = (await service.create(user_id)).chat
+        for _ in range(10):
+            if await write(db, user_id, await look(db, user_id, chat.id), most_active=100) is not None:
+                return
+        raise AssertionError("never written")
+
+    for _ in range(30):
+        user_id = await make_user(db)
+        await asyncio.gather(*(begin(user_id) for _ in range(8)))
+        assert await db.fetchval("SELECT count(*) FROM generations WHERE user_id = $1", user_id) == 8

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import msgspec
 from asyncpg import Record
 
@@ -22,6 +23,8 @@ from llmchatbot.streaming.payloads import encode
 ACTIVE = "('queued', 'running')"
 
 
+# What the database's `require` raises.
+_REQUIRED = "LC001"
 # More messages than any context window holds.
 LONGEST_BRANCH = 2000
 
@@ -118,24 +121,26 @@ async def look(
     return Situation(**dict(zip(record.keys(), head, strict=False)), branch=[*newest_first][::-1])
 
 
-# Written only while the chat is as it was seen: what waited for the lock of a row judges the row as it is then, and no
+# Written only while the chat is as it was seen: an UPDATE that waited for a row judges the row as it is then, and no
 # answer begins in a chat without raising its `last_sequence`, nor anywhere without a new number in its person's feed.
 # So an unchanged chat has no answer under way and no key that was not seen, and of one person's answers there are at
-# most as many more as there are new numbers: that is counted against the limit, in $22.
+# most as many more as there are new numbers: that is counted against the limit, in $22. Where it is passed, everything
+# is taken back.
 #
-# The chat before the user: the order that everybody keeps.
+# The chat before the user: the order that everybody keeps. No row is locked before it is updated: the statement would
+# find its own lock on the newest version and go there by way of the oldest, where others wait for it.
 # The question goes in before its answer, in one INSERT: the trigger of the second row sees the first.
 _WRITE = """
-WITH locked AS MATERIALIZED (
-    SELECT FROM chats c JOIN users u ON u.id = c.user_id
-    WHERE c.id = $1 AND c.user_id = $2 AND c.archived_at IS NULL AND c.last_sequence = $19 AND c.version = $20
-          AND c.leaf_id IS NOT DISTINCT FROM $21 AND u.last_event_seq < $22
-    FOR NO KEY UPDATE OF c FOR NO KEY UPDATE OF u
-), numbered AS (
+WITH numbered AS (
     UPDATE chats SET last_sequence = last_sequence + $3, message_count = message_count + $3, leaf_id = $4,
         title = coalesce($5, title), title_source = CASE WHEN $5 IS NULL THEN title_source ELSE 'text' END,
         version = CASE WHEN $5 IS NULL THEN version ELSE version + 1 END, updated_at = now()
-    FROM locked WHERE id = $1 RETURNING last_sequence - $3 AS before
+    WHERE id = $1 AND user_id = $2 AND archived_at IS NULL AND last_sequence = $19 AND version = $20
+          AND leaf_id IS NOT DISTINCT FROM $21
+    RETURNING last_sequence - $3 AS before
+), told AS (
+    UPDATE users SET last_event_seq = last_event_seq + cardinality($25::text[]) FROM numbered WHERE id = $2
+    RETURNING last_event_seq - cardinality($25::text[]) AS before
 ), written AS (
     INSERT INTO messages (id, chat_id, user_id, parent_id, sequence_number, role, status, content, model, generation_id)
     SELECT m.id, $1, $2, m.parent_id, numbered.before + m.number, m.role, m.status, m.content, m.model, m.generation_id
@@ -148,7 +153,8 @@ WITH locked AS MATERIALIZED (
 ), made AS (
     INSERT INTO generations (id, user_id, chat_id, message_id, user_message_id, session_id, status, started_at, epoch,
         owner_node, model, parameters, prefix, derived_key, prompt)
-    SELECT $10, $2, $1, $4, $6, $11, 'running', now(), 1, $12, $9, $13, $14, $15, $23 FROM numbered
+    SELECT $10, $2, $1, $4, $6, $11, 'running', now(), 1, $12, $9, $13, $14, $15, $23
+    FROM told WHERE require(told.before < $22)
 ), logged AS (
     INSERT INTO generation_events (generation_id, seq, payload)
     SELECT $10, e.number - 1, e.payload FROM numbered, unnest($16::text[]) WITH ORDINALITY AS e (payload, number)
@@ -157,9 +163,6 @@ WITH locked AS MATERIALIZED (
     SELECT $2, $1, $17, $18, $10, now() + make_interval(secs => $24) FROM numbered WHERE $17::text IS NOT NULL
     ON CONFLICT (chat_id, user_id, key) DO UPDATE SET fingerprint = excluded.fingerprint,
         generation_id = excluded.generation_id, expires_at = excluded.expires_at
-), told AS (
-    UPDATE users SET last_event_seq = last_event_seq + cardinality($25::text[]) FROM numbered WHERE id = $2
-    RETURNING last_event_seq - cardinality($25::text[]) AS before
 ), fed AS (
     INSERT INTO user_events (user_id, seq, payload)
     SELECT $2, told.before + e.number, e.payload FROM told, unnest($25::text[]) WITH ORDINALITY AS e (payload, number)
@@ -176,9 +179,19 @@ async def write(
     The sequence number of the first message that was written, and when. None when the chat is not as it was `seen` any
     more, or the person might have `most_active` answers by now: look again.
     """
+    try:
+        record = await executor.fetchrow(_WRITE, *_arguments(seen, new, most_active))
+    except asyncpg.PostgresError as error:
+        if error.sqlstate != _REQUIRED:
+            raise
+        return None
+    return None if record is None else (record["sequence_number"], record["created_at"])
+
+
+def _arguments(seen: Situation, new: NewMessages, most_active: int) -> Sequence[Any]:
+    """In the order of their numbers."""
     generation = new.generation
-    record = await executor.fetchrow(
-        _WRITE,
+    return (
         generation.chat_id,
         generation.user_id,
         1 if new.content is None else 2,
@@ -205,4 +218,3 @@ async def write(
         new.key_seconds,
         [encode(event) for event in new.feed],
     )
-    return None if record is None else (record["sequence_number"], record["created_at"])

@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 from llmchatbot.config import LimitSettings
-from llmchatbot.database.pool import Connection, Database
+from llmchatbot.database.pool import Connection, Database, retrying
 from llmchatbot.errors import (
     ChatArchived,
     ChatBusy,
@@ -215,7 +215,9 @@ class MessageService:
         begun = beginning_of(principal, chat, planned, key, prompts=self._prompts, node_id=self._node_id())
         generation = begun.new.generation
         with self._maker.reserved(generation.id):
-            written = await sending.write(connection, chat, begun.new, most_active=self._limits.active_generations)
+            written = await retrying(
+                lambda: sending.write(connection, chat, begun.new, most_active=self._limits.active_generations)
+            )
             if written is None:
                 return None
             self._maker.start(generation, list(begun.new.events), begun.chosen)
