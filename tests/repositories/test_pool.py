@@ -187,7 +187,7 @@ async def test_victims_of_a_deadlock_are_run_again(db: Database) -> None:
 
     await asyncio.gather(retrying(lambda: add(1, 2)), retrying(lambda: add(2, 1)))
     assert [row["n"] for row in await db.fetch("SELECT n FROM two")] == [2, 2]
-    assert len(tries) == 3
+    assert len(tries) >= 3, "one of them, or both when they looked at the same moment"
 
 
 async def test_a_password_never_stands_in_a_log_or_a_traceback() -> None:
