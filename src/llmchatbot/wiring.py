@@ -193,6 +193,7 @@ class Backend:
             maker=self.maker,
             generation_service=self.generation_service,
             limits=settings.limits,
+            fresh_seconds=(settings.stream.lease - settings.stream.lease_renewal) / 2,
             node_id=self._node_id,
             draining=lambda: self.node.draining,
         )

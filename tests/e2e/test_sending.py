@@ -401,6 +401,25 @@ async def test_message_too_long_for_its_model_even_alone_is_422_with_both_number
         assert any(event.get("code") == "context_trimmed" for event in events), "what was left out is announced"
 
 
+async def test_message_too_long_for_its_model_stops_no_answer_for_its_sake(
+    start_node: StartNode, tmp_path: Path
+) -> None:
+    models = tmp_path / "models.toml"
+    models.write_text(
+        '[models.scripted]\nprotocol = "scripted"\n'
+        '[models.small]\nprotocol = "scripted"\ncontext_window = 256\nmax_output_tokens = 50\n',
+        encoding="utf-8",
+    )
+    async with Person(await start_node(MODELS_FILE=str(models))) as person:
+        chat = await person.chat()
+        running = await person.start(chat, SLOW, model="scripted")
+        status, body = await person.send(chat, "word " * 1000, model="small", if_busy="interrupt")
+        assert (status, body["code"]) == (422, "context_too_long")
+        _, generation = await person.request("GET", f"/api/v1/generations/{running}")
+        assert generation["status"] == "running"
+        await person.request("POST", f"/api/v1/generations/{running}/stop")
+
+
 async def test_fifty_senders_in_one_chat_get_dense_sequence_numbers(start_node: StartNode) -> None:
     """I8 and fault 5: MAX+1 without a lock; Open WebUI #28742: concurrent writes lost messages."""
     async with Person(await start_node(MAX_ACTIVE_GENERATIONS="100")) as person:

@@ -316,6 +316,18 @@ async def test_a_kept_connection_that_the_server_has_closed_costs_no_answer() ->
         await model.transport.aclose()
 
 
+async def test_a_server_that_reads_and_closes_gets_a_request_no_more_than_twice() -> None:
+    """However many connections are kept: each of its retries is the gateway's decision, with a notice."""
+    async with KeptServer() as server:
+        model = keeping(server)
+        await asyncio.gather(*(ask(model) for _ in range(5)))
+        assert server.open == 5
+        before, server.silent = server.read, True
+        assert (await ask(model)).error is not None
+        assert server.read - before == 2
+        await model.transport.aclose()
+
+
 async def test_kept_connections_that_nobody_uses_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmchatbot.llm.connection_pool._IDLE_SECONDS", 0.2)
     async with KeptServer() as server:
@@ -335,7 +347,9 @@ class KeptServer(RawServer):
 
     def __init__(self, calls_per_connection: int = 100) -> None:
         super().__init__()
-        self.connections = self.open = 0
+        self.connections = self.open = self.read = 0
+        # Reads requests, and closes.
+        self.silent = False
         # Bytes that are announced and never come.
         self.missing = 0
         self._calls = calls_per_connection
@@ -349,6 +363,9 @@ class KeptServer(RawServer):
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
                 await reader.readexactly(length)
+                self.read += 1
+                if self.silent:
+                    return
                 writer.write(KEPT % (len(body) + self.missing, body))
         except (asyncio.IncompleteReadError, asyncio.CancelledError):
             return

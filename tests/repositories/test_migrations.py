@@ -154,3 +154,14 @@ async def test_migration_3_makes_the_search_vectors_that_the_index_holds_already
             UUID("01a21984-db19-71e9-8236-eaab830b3333"),
         )
     assert not different
+
+
+async def test_search_indexes_can_be_made_again_without_a_search_path(db: Database) -> None:
+    """As `pg_restore` does, and REINDEX from PostgreSQL 17 on: a function that must look for another breaks both."""
+    user_id = UUID("01a21984-db19-71e9-8236-eaab830b3333")
+    await db.execute("INSERT INTO users (id, email, username) VALUES ($1, 'a@x.org', 'u')", user_id)
+    await db.execute("INSERT INTO chats (id, user_id, title) VALUES ($1, $1, 'words of a title')", user_id)
+    await db.execute("REINDEX TABLE chats")
+    async with db.transaction() as transaction:
+        await transaction.execute("SET LOCAL search_path = ''")
+        await transaction.execute("CREATE INDEX again ON public.chats USING gin (public.search_vector(user_id, title))")

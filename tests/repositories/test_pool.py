@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import msgspec
@@ -188,6 +189,26 @@ async def test_victims_of_a_deadlock_are_run_again(db: Database) -> None:
     await asyncio.gather(retrying(lambda: add(1, 2)), retrying(lambda: add(2, 1)))
     assert [row["n"] for row in await db.fetch("SELECT n FROM two")] == [2, 2]
     assert len(tries) >= 3, "one of them, or both when they looked at the same moment"
+
+
+async def test_a_transaction_that_never_began_does_not_spoil_its_connection(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A BEGIN that is cancelled leaves nothing open in the server, and a transaction in the client's books."""
+    execute = asyncpg.Connection.execute
+
+    async def cancelled(self: Any, query: str, *arguments: Any, **others: Any) -> str:
+        if query.startswith("BEGIN"):
+            raise asyncio.CancelledError
+        return await execute(self, query, *arguments, **others)
+
+    monkeypatch.setattr(asyncpg.Connection, "execute", cancelled)
+    with pytest.raises(asyncio.CancelledError):
+        async with db.transaction():
+            pass
+    monkeypatch.undo()
+    async with db.transaction() as transaction:
+        assert await transaction.fetchval("SELECT 1") == 1
 
 
 async def test_a_password_never_stands_in_a_log_or_a_traceback() -> None:

@@ -92,7 +92,8 @@ async def retrying(operation: Callable[[], Awaitable[T]], *, attempts: int = 3) 
 class _Stateless(asyncpg.Connection):
     async def reset(self, *, timeout: float | None = None) -> None:
         """Called when the pool gets it back. Where no transaction was left open there is nothing to reset."""
-        if self.is_in_transaction():
+        # The second question is asyncpg's own: a BEGIN that was cancelled leaves a transaction behind that never began.
+        if self.is_in_transaction() or getattr(self, "_top_xact", None) is not None:
             await super().reset(timeout=timeout)
 
     def get_reset_query(self) -> str:

@@ -44,8 +44,8 @@ class DirectConnections:
                 if self._sweep_timer is None:
                     self._sweep_timer = loop.call_later(_IDLE_SECONDS, self._sweep, loop)
 
+        kept = self._take(origin, loop.time())
         while True:
-            kept = self._take(origin, loop.time())
             connection = kept or await self._connect(request.endpoint, origin, loop)
             stream = DirectStream(connection, request.endpoint, started, loop, keep)
             connection.ask(stream, data)
@@ -55,7 +55,9 @@ class DirectConnections:
                 await stream.aclose()
                 if kept is None:
                     raise
-                # Closed from the other side just when it was taken: nobody has read the request.
+                # Closed from the other side, most likely when it was taken, so that nobody has read the request. Who
+                # reads requests and then closes shall get this one no more than twice.
+                kept = None
             except BaseException:
                 await stream.aclose()
                 raise

@@ -92,7 +92,8 @@ class DirectStream(HttpStream):
         await super().aclose()
         if not self._connection.leave(self):
             return
-        if self.ended and self.endpoint.keep_alive and self._connection.reusable:
+        # Paused: nobody would read the next answer on it.
+        if self.ended and not self._paused and self.endpoint.keep_alive and self._connection.reusable:
             self._keep(self._connection)
         else:
             await self._connection.aclose()

@@ -48,7 +48,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     limits: TimeLimits = TimeLimits()
     keep_alive: bool = True
     """Whether a connection serves another call. One that the server closes without saying so, as llama.cpp does after
-    each stream, costs no call: nobody has read the request yet, and it is sent again on a new one."""
+    each stream, costs no call: the request is sent once more, on a new one."""
 
     @property
     def host(self) -> str:

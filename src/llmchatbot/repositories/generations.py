@@ -42,7 +42,7 @@ async def get_owned(executor: Executor, user_id: UUID, generation_id: UUID) -> G
 
 
 async def begin(executor: Executor, generation_id: UUID, epoch: int, prompt: dict[str, Any]) -> bool:
-    """`queued → running`, with the exact prompt on record. False when the epoch has moved on or it was ended."""
+    """What was taken over is `running`, its new prompt on record. False when the epoch moved on or it was ended."""
     tag = await executor.execute(
         f"UPDATE generations SET status = 'running', started_at = coalesce(started_at, now()), prompt = $3 "
         f"WHERE id = $1 AND epoch = $2 AND status IN {ACTIVE}",
@@ -144,7 +144,7 @@ async def find_ended(executor: Executor, user_id: UUID, generation_id: UUID) -> 
 
 
 async def find_prompt(executor: Executor, user_id: UUID, generation_id: UUID) -> dict[str, Any] | None:
-    """The recorded prompt; None before the model was called. Raises NotFound when it is not the user's."""
+    """The recorded prompt; None of an answer that an older release began. Raises NotFound when it is not the user's."""
     record = await executor.fetchrow(
         "SELECT prompt FROM generations WHERE id = $1 AND user_id = $2", generation_id, user_id
     )

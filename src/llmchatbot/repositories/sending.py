@@ -50,7 +50,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     after_role: str | None
     """Of the message that was asked for as the branch's end; None when the chat has no such message."""
     branch: Sequence[BranchMessage]
-    """Oldest first. Not read when the chat has a running answer or the key is known: it would be for nothing."""
+    """Oldest first. Not read when the chat is archived or busy, or the key known: it would be for nothing."""
 
 
 class NewMessages(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +71,7 @@ class NewMessages(msgspec.Struct, frozen=True, kw_only=True):
 
 # A key that the server derived holds while its answer is made, and `grace` seconds longer if its end was never written
 # to a reader (protocol §2.3).
-_FREE = "running.id IS NULL AND known.generation_id IS NULL"
+_FREE = "running.id IS NULL AND known.generation_id IS NULL AND c.archived_at IS NULL"
 _LEAF = f"CASE WHEN {_FREE} THEN CASE WHEN $6 THEN c.leaf_id ELSE $7::uuid END END"
 _LOOK = f"""
 SELECT c.id, c.archived_at IS NOT NULL AS archived, c.model_used, c.parameters, c.leaf_id, c.title_source,

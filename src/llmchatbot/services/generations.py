@@ -196,7 +196,7 @@ class GenerationService:
             ended.clear()
 
     async def prompt(self, user_id: UUID, generation_id: UUID) -> dict[str, Any]:
-        """What was sent: message ids, trims, parameters, model. Empty before the call. Raises NotFound."""
+        """What was sent: message ids, trims, parameters, model. Raises NotFound."""
         return await generations.find_prompt(self._database, user_id, generation_id) or {}
 
     async def mark_delivered(self, generation_id: UUID) -> None:

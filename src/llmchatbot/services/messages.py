@@ -5,6 +5,7 @@ After that commit a request is never refused: what goes wrong later is an event 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -75,15 +76,18 @@ class MessageService:
         maker: AnswerMaker,
         generation_service: GenerationService,
         limits: LimitSettings,
+        fresh_seconds: float,
         node_id: Callable[[], UUID],
         draining: Callable[[], bool],
     ) -> None:
+        """`fresh_seconds`: shorter than the part of a lease that is left at any time."""
         self._database = database
         self._gateway = gateway
         self._prompts = prompts
         self._maker = maker
         self._generations = generation_service
         self._limits = limits
+        self._fresh_seconds = fresh_seconds
         self._node_id = node_id
         self._draining = draining
         self._turns = Turns()
@@ -105,12 +109,15 @@ class MessageService:
                     sentence = "'parent_id' must name an answer, not a question."
                     raise InvalidInput(sentence, errors=[FieldError("parent_id", "must name an answer")])
             model = self._gateway.resolve(request.model or self._still_known(chat.model_used)).name
+            parameters = {**chat.parameters, **request.parameters}
+            # Before a running answer is stopped for it.
+            self._prompts.require_fit(model, request.content, parameters)
             return Plan(
                 question=None,
                 content=request.content,
                 parent_id=parent_id,
                 model=model,
-                parameters={**chat.parameters, **request.parameters},
+                parameters=parameters,
                 stands_in_for="" if request.model or chat.model_used in {"", model} else chat.model_used,
             )
 
@@ -177,7 +184,7 @@ class MessageService:
         if key.name is None and self._draining():
             raise Draining
         user_id = principal.user_id
-        for _ in range(_ATTEMPTS):
+        for attempt in range(1, _ATTEMPTS + 1):
             # The turn is taken before a connection is: one person's clicks must not hold the pool of everybody.
             async with self._turns.of(user_id), self._database.acquire() as connection:
                 chat = await sending.look(
@@ -201,11 +208,11 @@ class MessageService:
                     if sent is not None:
                         return sent
                     continue
-            if not interrupt:
+            if not interrupt or attempt == _ATTEMPTS:
                 raise _busy(chat.running_id)
             # Out of turn: a stop waits for the upstream to be closed.
             await self._generations.stop(user_id, chat.running_id)
-        raise _busy(chat.running_id) if chat.running_id else Unavailable(_RESTLESS, retry_after=1)
+        raise Unavailable(_RESTLESS, retry_after=1)
 
     async def _begin(
         self, connection: Connection, principal: Principal, chat: Situation, planned: Plan, key: Key
@@ -214,13 +221,17 @@ class MessageService:
         self._require_room(chat.active)
         begun = beginning_of(principal, chat, planned, key, prompts=self._prompts, node_id=self._node_id())
         generation = begun.new.generation
+        loop = asyncio.get_running_loop()
+        before = loop.time()
         with self._maker.reserved(generation.id):
             written = await retrying(
                 lambda: sending.write(connection, chat, begun.new, most_active=self._limits.active_generations)
             )
             if written is None:
                 return None
-            self._maker.start(generation, list(begun.new.events), begun.chosen)
+            # A process that stood still for so long may have lost it to another one: the database is asked then.
+            fresh = loop.time() - before < self._fresh_seconds
+            self._maker.start(generation, list(begun.new.events), begun.chosen if fresh else None)
             self._generations.made_here(generation.id)
         self._maker.announce(principal.user_id)
         sequence_number, created_at = written

@@ -83,6 +83,17 @@ class PromptBuilder:
         }
         return Chosen(request, record, _notices(chosen))
 
+    def require_fit(self, model_name: str, content: str, parameters: dict[str, Any]) -> None:
+        """Raises ContextTooLong with both numbers when `content` alone does not fit: no history changes that."""
+        sampling = dict(parameters)
+        system_prompt = sampling.pop("system_prompt", None) or self._default_system_prompt
+        self._gateway.choose_context(
+            model_name,
+            [ContextMessage(id="", role="user", content=content)],
+            system_prompt=system_prompt,
+            parameters=msgspec.convert(sampling, Parameters),
+        )
+
     def tokens(self, model_name: str, text: str) -> int:
         """Of a text that no provider has counted; also for a model that only the node before us knew."""
         try:
