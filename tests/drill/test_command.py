@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -55,6 +56,9 @@ def test_everything_that_it_started_ends_with_it(tmp_path: Path, number: signal.
         if drill.poll() is None:
             drill.kill()
             drill.wait()
+        for left in working_in(tmp_path):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(left, signal.SIGKILL)
 
 
 def working_in(folder: Path) -> list[int]:
