@@ -148,7 +148,9 @@ LIST_FULL = msgspec.structs.replace(LIST_QUICK, window=4.0, rounds=5)
 HISTORY_SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
 # What fits into two minutes: the lower bound and the single scenes are left to the full form.
-QUICK = (msgspec.structs.replace(HEADLINE, window=4.0, rounds=2, subjects=("go_relay", "fastapi_relay", "ours")),)
+QUICK = (
+    msgspec.structs.replace(HEADLINE, ramp=3.0, window=3.5, rounds=2, subjects=("go_relay", "fastapi_relay", "ours")),
+)
 FULL = (*RELAY_FULL, LONG, SHORT, READERS, STORM, LOGINS, TWO_PROCESSES, IDLE)
 ALL = {scene.name: scene for scene in (*FULL, HEADLINE)}
 GROWTH = ListScene(
