@@ -10,11 +10,12 @@ from uuid import UUID
 import asyncpg
 import pytest
 from estimates import accounting
+from rows import make_chat, make_user
 
 from llmchatbot.database.pool import Connection, Database
 from llmchatbot.errors import NotFound
 from llmchatbot.ids import new_id
-from llmchatbot.models.chats import ChatChanges, ChatKey, ChatParameters
+from llmchatbot.models.chats import ChatChanges, ChatKey
 from llmchatbot.models.generations import Status, Usage
 from llmchatbot.repositories import chats, messages_read, search, user_events
 from llmchatbot.repositories.answer_log import PostgresAnswerLog
@@ -53,26 +54,6 @@ def nodes(plan: Plan) -> list[tuple[str, str]]:
     for child in plan.get("Plans", []):
         found += nodes(child)
     return found
-
-
-async def make_user(db: Database) -> UUID:
-    user_id = new_id()
-    await db.execute("INSERT INTO users (id, email, username) VALUES ($1, $2, 'u')", user_id, f"{user_id}@x.org")
-    return user_id
-
-
-async def make_chat(db: Database, user_id: UUID, title: str = "t") -> UUID:
-    chat_id = new_id()
-    await chats.insert(
-        db,
-        chat_id=chat_id,
-        user_id=user_id,
-        title=title,
-        title_source="user",
-        model_used="",
-        parameters=ChatParameters(),
-    )
-    return chat_id
 
 
 @pytest.fixture

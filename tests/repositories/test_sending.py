@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 import pytest
 from estimates import accounting
+from rows import make_chat, make_user
 
 from llmchatbot.database.pool import Database
 from llmchatbot.errors import NotFound
@@ -26,18 +27,6 @@ NOTHING: dict[str, Any] = {"parameters": {}, "prefix": "", "derived_key": False}
     ("owner_node", "last_seq", "finish_reason", "error_code", "stop_requested_at", "created_at", "finished_at")
 )
 Change = Callable[[Any, UUID, UUID], Awaitable[Any]]
-
-
-async def make_user(db: Database) -> UUID:
-    user_id = new_id()
-    await db.execute("INSERT INTO users (id, email, username) VALUES ($1, $2, 'u')", user_id, f"{user_id}@x.org")
-    return user_id
-
-
-async def make_chat(db: Database, user_id: UUID) -> UUID:
-    chat_id = new_id()
-    await db.execute("INSERT INTO chats (id, user_id, title) VALUES ($1, $2, 't')", chat_id, user_id)
-    return chat_id
 
 
 async def look(

@@ -66,5 +66,5 @@ def test_one_place_has_one_name(moment: datetime, identifier: UUID, data: st.Dat
 
 def test_the_link_is_relative_and_escaped() -> None:
     assert next_link("/a", {"q": 'x>"; rel="y', "limit": 2}) == {
-        "Link": '</a?q=x%3E%22%3B%20rel%3D%22y&limit=2>; rel="next"'
+        "Link": '</a?q=x%3E%22%3B+rel%3D%22y&limit=2>; rel="next"'
     }

@@ -11,7 +11,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote_plus
 from uuid import UUID
 
 from litestar.params import QueryParameter
@@ -59,7 +59,7 @@ def decode_number(kind: bytes, text: str) -> int:
 
 def next_link(path: str, parameters: Mapping[str, str | int]) -> dict[str, str]:
     """Relative, so that it holds behind any proxy."""
-    query = "&".join([f"{name}={quote(str(value), safe='')}" for name, value in parameters.items()])
+    query = "&".join([f"{name}={quote_plus(str(value))}" for name, value in parameters.items()])
     return {"Link": f'<{path}?{query}>; rel="next"'}
 
 

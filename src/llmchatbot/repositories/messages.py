@@ -10,6 +10,8 @@ import msgspec
 from llmchatbot.errors import NotFound
 from llmchatbot.repositories.executor import Executor
 
+# More messages than any context window holds.
+LONGEST_BRANCH = 2000
 # A branch is a few ranges of sequence numbers (see messages_read), each read from its end and no longer than asked for.
 BRANCH = """
 WITH RECURSIVE runs AS (

@@ -17,7 +17,7 @@ from asyncpg import Record
 from llmchatbot.errors import NotFound
 from llmchatbot.models.generations import Generation
 from llmchatbot.repositories.executor import Executor
-from llmchatbot.repositories.messages import BRANCH, BranchMessage
+from llmchatbot.repositories.messages import BRANCH, LONGEST_BRANCH, BranchMessage
 from llmchatbot.streaming.payloads import encode
 
 ACTIVE = "('queued', 'running')"
@@ -25,8 +25,6 @@ ACTIVE = "('queued', 'running')"
 
 # What the database's `require` raises.
 _REQUIRED = "LC001"
-# More messages than any context window holds.
-LONGEST_BRANCH = 2000
 
 
 class Situation(msgspec.Struct, frozen=True, kw_only=True):

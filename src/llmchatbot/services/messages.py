@@ -138,7 +138,6 @@ class MessageService:
 
         Raises NotContinuable for an answer that is complete, and all that `send` raises.
         """
-
         original = await messages.get_original(self._database, principal.user_id, chat_id, message_id)
         question_id = original.id if original.role == "user" else original.parent_id
         if question_id is None:

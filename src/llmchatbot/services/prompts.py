@@ -16,8 +16,7 @@ from llmchatbot.llm.port import Parameters, PromptMessage
 from llmchatbot.models.generations import Generation, Usage
 from llmchatbot.repositories import generations, messages
 from llmchatbot.repositories.executor import Executor
-from llmchatbot.repositories.messages import BranchMessage
-from llmchatbot.repositories.sending import LONGEST_BRANCH
+from llmchatbot.repositories.messages import LONGEST_BRANCH, BranchMessage
 
 _GO_ON = "Continue your last answer exactly where it broke off. Do not repeat any of it and do not comment on this."
 
