@@ -89,8 +89,23 @@ async def test_nothing_is_read_before_somebody_asks_and_the_news_are_told_once(
     collector.collect()
     assert (one.pieces, two.pieces) == ([b"ab"], [b"a"])
     assert len(arrivals) == 1
+    collector.collect()
     two.far.send(b"c")
     await told(arrivals, 2)
+
+
+async def test_what_comes_after_a_look_that_found_something_is_read_without_being_told(
+    collector: Collector, arrivals: list[int], line: Callable[[], Line]
+) -> None:
+    """Among many answers each look finds something, and to wait for the kernel's word costs more than to look again."""
+    one = line()
+    one.far.send(b"a")
+    collector.collect()
+    one.arrived.clear()
+    one.far.send(b"b")
+    async with asyncio.timeout(5):
+        await one.arrived.wait()
+    assert (one.pieces, arrivals) == ([b"a", b"b"], [])
 
 
 async def test_what_nobody_asks_for_comes_by_itself(line: Callable[[], Line]) -> None:

@@ -17,7 +17,7 @@ from typing import Protocol
 logger = logging.getLogger(__name__)
 
 _LONGEST_WAIT = 0.025
-"""Seconds until it is read without being asked: whoever asks may be waiting for a database."""
+"""Seconds until it is read without being asked: whoever asks may be waiting for a database, or think that it is over."""
 _PIECE = 16 * 1024
 _PIECES = 16
 """At most so many at once from one connection; the others wait."""
@@ -46,7 +46,10 @@ class Collector:
         self._armed = False
 
     def use(self, on_arrival: Callable[[], None]) -> None:
-        """`on_arrival` is called when something has come since the last `collect`, once. Linux only; else a no-op."""
+        """`on_arrival` is called once when something comes after a `collect` that found nothing.
+
+        After one that found something, it is looked at again without a word. Linux only; else a no-op.
+        """
         if hasattr(select, "epoll"):
             self._on_arrival = on_arrival
 
@@ -78,11 +81,16 @@ class Collector:
         if self._poll is None or not self._connections:
             return
         self._disarm()
-        for descriptor, _ in self._poll.poll(0, len(self._connections)):
+        ready = self._poll.poll(0, len(self._connections))
+        for descriptor, _ in ready:
             connection = self._connections.get(descriptor)
             if connection is not None:
                 self._read(descriptor, connection)
-        self._arm()
+        if ready:
+            # Where something came, more will: to be told of it costs the kernel a look at every connection, twice.
+            self._look_later()
+        else:
+            self._arm()
 
     def close(self) -> None:
         """Idempotent."""
@@ -115,8 +123,12 @@ class Collector:
             if len(piece) < _PIECE or self._connections.get(descriptor) is not connection:
                 return
 
+    def _look_later(self) -> None:
+        if self._timer is None and self._connections:
+            self._timer = asyncio.get_running_loop().call_later(_LONGEST_WAIT, self.collect)
+
     def _arm(self) -> None:
-        if not self._armed and self._connections and self._poll is not None:
+        if not self._armed and self._timer is None and self._connections and self._poll is not None:
             self._armed = True
             asyncio.get_running_loop().add_reader(self._poll.fileno(), self._arrived)
 
@@ -130,6 +142,6 @@ class Collector:
 
     def _arrived(self) -> None:
         self._disarm()
-        self._timer = asyncio.get_running_loop().call_later(_LONGEST_WAIT, self.collect)
+        self._look_later()
         if self._on_arrival is not None:
             self._on_arrival()

@@ -67,22 +67,3 @@ class Format(StrEnum):
 
 # Asking the class for its member costs more than the comparison.
 _NDJSON = Format.NDJSON
-
-
-class Frames:
-    """Events that were just stored, rendered once for all readers of a format as long as they follow each other."""
-
-    __slots__ = ("_data", "_stream_id", "_wire", "first", "payloads")
-
-    def __init__(self, stream_id: str, first: int, payloads: Sequence[str]) -> None:
-        self._stream_id = stream_id
-        self.first = first
-        self.payloads = payloads
-        self._wire: Format | None = None
-        self._data = b""
-
-    def rendered(self, wire: Format) -> bytes:
-        if self._wire is not wire:
-            self._wire = wire
-            self._data = wire.render(self._stream_id, self.first, self.payloads)
-        return self._data

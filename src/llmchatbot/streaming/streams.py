@@ -15,7 +15,7 @@ from typing import Protocol
 from uuid import UUID
 
 from llmchatbot.clock import Clock
-from llmchatbot.streaming.frames import Format, Frames
+from llmchatbot.streaming.frames import Format
 from llmchatbot.streaming.tails import Reader
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,6 @@ class Stream:
     __slots__ = (
         "_clock",
         "_send",
-        "_wire",
         "before_end",
         "delivered_end",
         "farewell",
@@ -86,6 +85,7 @@ class Stream:
         "source",
         "task",
         "was_sent",
+        "wire",
     )
 
     def __init__(
@@ -108,7 +108,7 @@ class Stream:
         self.outlet: Outlet | None = None
         # Awaited right before the last event of a source that has ended is written: a reader may act upon it at once.
         self.before_end: Callable[[], Awaitable[None]] | None = None
-        self._wire = wire
+        self.wire = wire
         self._send = send
         self._clock = clock
 
@@ -120,13 +120,13 @@ class Stream:
         while not self.gone:
             source = self.source
             if self.farewell or (source.replaced and not source.ended and source.last <= self.seq):
-                await self._write(head + self._wire.farewell(source.stream_id, self.seq))
+                await self._write(head + self.wire.farewell(source.stream_id, self.seq))
                 return
             if source.last > self.seq:
                 payloads = self._next_piece(source)
                 if self.before_end is not None and source.ended and self.seq + len(payloads) >= source.last:
                     await self.before_end()
-                await self._write(head + self._wire.render(source.stream_id, self.seq + 1, payloads))
+                await self._write(head + self.wire.render(source.stream_id, self.seq + 1, payloads))
                 head, sent = b"", True
                 self.seq += len(payloads)
                 if source.ended and self.seq >= source.last:
@@ -142,21 +142,21 @@ class Stream:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(source.wait(), rest)
             elif self.heartbeat_due:
-                await self._write(self._wire.heartbeat)
+                await self._write(self.wire.heartbeat)
             else:
                 await source.wait(self if self.outlet is not None else None)
 
-    def offer(self, frames: Frames) -> bool:
+    def offer(self, first: int, count: int, frames: bytes) -> bool:
         """The short way of nearly every token: no task wakes, and the frame was made once for all readers.
 
         Whatever else this reader must look at (`gone`, `farewell`, `heartbeat_due`) comes with a `wake`, after which
         nothing is offered to it until it has looked and waits again.
         """
         outlet = self.outlet
-        if outlet is None or outlet.full or self.seq + 1 != frames.first:
+        if outlet is None or outlet.full or self.seq + 1 != first:
             return False
-        outlet.push(frames.rendered(self._wire))
-        self.seq += len(frames.payloads)
+        outlet.push(frames)
+        self.seq += count
         self.was_sent = True
         return True
 

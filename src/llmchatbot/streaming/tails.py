@@ -12,15 +12,18 @@ from typing import Protocol
 from uuid import UUID
 
 from llmchatbot.streaming import payloads
-from llmchatbot.streaming.frames import Frames
+from llmchatbot.streaming.frames import Format
 from llmchatbot.streaming.payloads import is_terminal
 
 
 class Reader(Protocol):
     """Somebody who waits at the end of a source and may take what comes without being woken."""
 
-    def offer(self, frames: Frames) -> bool:
-        """Take them; False when it must be woken to look by itself."""
+    @property
+    def wire(self) -> Format: ...
+
+    def offer(self, first: int, count: int, frames: bytes) -> bool:
+        """Take `count` events from `first` on, as its format writes them; False when it must be woken to look."""
         ...
 
 
@@ -61,19 +64,24 @@ class Tail:
             # Readers look after the end by themselves.
             self.ended = True
             self.wake()
-        elif self._only is not None:
-            if not self._only.offer(Frames(self.stream_id, first + known, news)):
+        elif (only := self._only) is not None:
+            if not only.offer(first + known, len(news), only.wire.render(self.stream_id, first + known, news)):
                 self.wake()
         elif self._waiters:
-            self._offer(Frames(self.stream_id, first + known, news))
+            self._offer(first + known, news)
 
-    def _offer(self, frames: Frames) -> None:
+    def _offer(self, first: int, news: Sequence[str]) -> None:
         """Give the news to the readers who take them at once, wake the others. What a reader raises is the caller's."""
+        rendered: dict[Format, bytes] = {}
         for waiter, reader in tuple(self._waiters.items()):
-            if reader is None or not reader.offer(frames):
-                self._leave(waiter)
-                if not waiter.done():
-                    waiter.set_result(None)
+            if reader is not None:
+                if (frames := rendered.get(reader.wire)) is None:
+                    frames = rendered[reader.wire] = reader.wire.render(self.stream_id, first, news)
+                if reader.offer(first, len(news), frames):
+                    continue
+            self._leave(waiter)
+            if not waiter.done():
+                waiter.set_result(None)
 
     def wake(self) -> None:
         waiters, self._waiters, self._only = self._waiters, {}, None
