@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -50,12 +51,13 @@ def sample_of(
     )
 
 
-def stream_plan(scene: StreamScene, running: Running) -> Plan:
+def stream_plan(scene: StreamScene, running: Running, stamps: Path) -> Plan:
     start = time.monotonic() + LEAD
     window_from = start + scene.ramp + scene.settle
     return Plan(
         mode=scene.mode,
         port=running.port,
+        stamps=str(stamps),
         targets=running.targets,
         rate=scene.rate,
         tokens=scene.tokens,
@@ -82,11 +84,11 @@ async def _login_plan(plan: Plan, connections: int) -> Plan:
     )
 
 
-async def _loads(scene: StreamScene, running: Running) -> tuple[Plan, Sequence[Plan]]:
+async def _loads(scene: StreamScene, running: Running, stamps: Path) -> tuple[Plan, Sequence[Plan]]:
     burst = None
     if scene.logins:
-        burst = await _login_plan(stream_plan(scene, running), scene.logins)
-    plan = stream_plan(scene, running)
+        burst = await _login_plan(stream_plan(scene, running, stamps), scene.logins)
+    plan = stream_plan(scene, running, stamps)
     if burst is None:
         return plan, [plan]
     times = {name: getattr(plan, name) for name in ("start", "window_from", "window_to", "deadline")}
@@ -113,9 +115,9 @@ class Quiet:
 
 async def measure_streams(scene: StreamScene, subject: Subject, round_: int) -> Sample:
     """Raises BenchmarkError when the subject or the load does not come up."""
-    async with upstream() as url, subject.start(url, scene.streams) as running:
+    async with upstream() as (url, stamps), subject.start(url, scene.streams) as running:
         baseline = cost_of(running.pid, memory=True) if running.pid else Cost()
-        plan, plans = await _loads(scene, running)
+        plan, plans = await _loads(scene, running, stamps)
         async with asyncio.TaskGroup() as group:
             clients = [group.create_task(run_client(each)) for each in plans]
             await _at(plan.window_from)

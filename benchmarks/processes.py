@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -119,7 +120,10 @@ async def run_client(plan: Plan) -> Outcome:
 
 
 @asynccontextmanager
-async def upstream() -> AsyncIterator[str]:
-    """The scripted model provider; yields its base URL."""
-    async with child("upstream", [sys.executable, "-m", "benchmarks.upstream"]) as process:
-        yield f"http://127.0.0.1:{await port_of('upstream', process)}"
+async def upstream() -> AsyncIterator[tuple[str, Path]]:
+    """The scripted model provider; yields its base URL and the file of its stamps."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=CACHE, prefix="stamps-") as stamps:
+        program = [sys.executable, "-m", "benchmarks.upstream", "--stamps", stamps.name]
+        async with child("upstream", program) as process:
+            yield f"http://127.0.0.1:{await port_of('upstream', process)}", Path(stamps.name)

@@ -1,10 +1,9 @@
 """A model provider that costs next to nothing: OpenAI's chat-completions stream at a fixed rate, each token stamped.
 
-Run as `python -m benchmarks.upstream --port 0`; the port it got is its first line of output.
+Run as `python -m benchmarks.upstream --port 0 --stamps FILE`; the port it got is its first line of output.
 
-The last user message says how to answer: `rate=50 tokens=300`. The text of a token is its send time, so whoever
-receives it, through however many relays, knows the delay: ` x` and eight hexadecimal digits, microseconds of the
-monotonic clock modulo 2**32. All processes of one machine share that clock.
+The last user message says how to answer: `rate=50 tokens=300`. What it says, and how a reader knows when it was said,
+stands in `speech`.
 
 Every stream has a phase of its own (the moment it was asked) and every chunk its own TCP segment, as with real
 providers. One timer a millisecond serves all streams.
@@ -16,12 +15,15 @@ import argparse
 import asyncio
 import re
 import sys
-import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import msgspec
 import uvloop
+
+from benchmarks import speech
+from benchmarks.speech import Stamps
 
 TICK = 0.001
 """Seconds between two looks at the streams; the precision of the rate, not of the stamps."""
@@ -33,11 +35,6 @@ _HEAD = (
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
 _MODELS = b'{"object":"list","data":[{"id":"scripted","object":"model","owned_by":"benchmark"}]}'
-
-
-def stamp() -> bytes:
-    """The present moment as the text of a token."""
-    return b" x%08x" % (time.monotonic_ns() // 1000 & 0xFFFFFFFF)
 
 
 def _frame(body: bytes) -> bytes:
@@ -57,7 +54,8 @@ def _chunk(delta: bytes, finish: bytes = b"null") -> bytes:
 
 
 _FIRST = _chunk(b'{"role":"assistant","content":"","refusal":null}')
-_BEFORE, _AFTER = _chunk(b'{"content":" x00000000"}').split(b" x00000000")
+_CHUNKS = {word: _chunk(b'{"content":"%b"}' % word) for word in speech.TEXT}
+"""Made once: the source shall cost little."""
 _LAST = _chunk(b"{}", b'"stop"')
 _DONE = _frame(b"[DONE]") + b"0\r\n\r\n"
 
@@ -82,11 +80,13 @@ class Counters(msgspec.Struct):
 class Answer:
     """One stream being sent."""
 
-    __slots__ = ("due", "left", "period", "tokens", "transport", "with_usage")
+    __slots__ = ("due", "number", "period", "sent", "tokens", "transport", "with_usage")
 
-    def __init__(self, transport: asyncio.Transport, rate: int, tokens: int, *, with_usage: bool) -> None:
+    def __init__(self, transport: asyncio.Transport, number: int, rate: int, tokens: int, *, with_usage: bool) -> None:
         self.transport = transport
-        self.tokens = self.left = tokens
+        self.number = number
+        self.tokens = tokens
+        self.sent = 0
         self.period = max(1, round(1 / (rate * TICK)))
         self.with_usage = with_usage
         self.due = 0
@@ -95,8 +95,9 @@ class Answer:
 class Metronome:
     """Sends every stream's next token when its time has come."""
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, stamps: Stamps) -> None:
         self.counters = counters
+        self._stamps = stamps
         self._due: dict[int, list[Answer]] = {}
         self._tick = 0
         self._origin = 0.0
@@ -130,10 +131,13 @@ class Metronome:
         transport = answer.transport
         if transport.is_closing():
             return
-        transport.write(_BEFORE + stamp() + _AFTER)
+        word = speech.token(answer.number, answer.sent)
+        chunk = _CHUNKS.get(word) or _chunk(b'{"content":"%b"}' % word)
+        self._stamps.set(answer.number, answer.sent)
+        transport.write(chunk)
         self.counters.tokens += 1
-        answer.left -= 1
-        if answer.left:
+        answer.sent += 1
+        if answer.sent < answer.tokens:
             self._put(answer, answer.due + answer.period)
             return
         transport.write(_LAST + (_usage(answer.tokens) if answer.with_usage else b"") + _DONE)
@@ -151,7 +155,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._answer is not None and self._answer.left:
+        if self._answer is not None and self._answer.sent < self._answer.tokens:
             self._metronome.counters.aborted += 1
 
     def data_received(self, data: bytes) -> None:
@@ -185,18 +189,20 @@ class Connection(asyncio.Protocol):
     def _stream(self, body: bytes) -> None:
         asked = _ASKED.findall(body)
         rate, tokens = (int(number) for number in asked[-1]) if asked else (50, 50)
-        self._metronome.counters.requests += 1
+        counters = self._metronome.counters
+        counters.requests += 1
         self._transport.write(_HEAD + _FIRST)
         if rate == 0:
             return  # an upstream that thinks and thinks: for idle streams
-        self._answer = Answer(self._transport, rate, tokens, with_usage=b'"include_usage":true' in body)
+        with_usage = b'"include_usage":true' in body
+        self._answer = Answer(self._transport, counters.requests, rate, tokens, with_usage=with_usage)
         self._metronome.add(self._answer)
 
 
-async def serve(port: int, announce: Callable[[int], None]) -> None:
+async def serve(port: int, stamps: Stamps, announce: Callable[[int], None]) -> None:
     """Answers until cancelled. `announce` gets the port once the socket listens."""
     loop = asyncio.get_running_loop()
-    metronome = Metronome(Counters())
+    metronome = Metronome(Counters(), stamps)
     server = await loop.create_server(lambda: Connection(metronome), "127.0.0.1", port, backlog=4096)
     metronome.start(loop)
     announce(server.sockets[0].getsockname()[1])
@@ -206,13 +212,14 @@ async def serve(port: int, announce: Callable[[int], None]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--stamps", type=Path, required=True, help="file of the moments, shared with the readers")
     arguments = parser.parse_args()
 
     def announce(port: int) -> None:
         sys.stdout.write(f"{port}\n")
         sys.stdout.flush()
 
-    uvloop.run(serve(arguments.port, announce))
+    uvloop.run(serve(arguments.port, Stamps(arguments.stamps), announce))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from pathlib import Path
 
 import msgspec
 
 from benchmarks.client.plan import Outcome, Plan, Target
 from benchmarks.client.stream import EventStream, Meter, post, request_head
 from benchmarks.quantiles import spread_of
+from benchmarks.speech import Stamps
 
 
 class Load:
@@ -18,7 +20,7 @@ class Load:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.meter = Meter(plan)
+        self.meter = Meter(plan, Stamps(Path(plan.stamps)))
         self.open: set[EventStream] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -147,8 +149,9 @@ class Storm(Load):
                 self.all_finished.set()
 
         stream = EventStream(self.meter, broken.slot, head, expected, ended)
-        stream.last_stamp = broken.last_stamp
         stream.whole = broken.expected
+        if broken.number >= 0:
+            stream.follow(broken.number, broken.received)
         return stream
 
 

@@ -18,6 +18,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     """answers · readers · storm · idle · requests"""
     port: int
+    stamps: str = ""
+    """Path of the file in which the source writes when it said what (all modes but requests)."""
     targets: list[Target]
     rate: int = 50
     tokens: int = 300

@@ -11,23 +11,21 @@ from typing import cast
 
 import msgspec
 
+from benchmarks import speech
 from benchmarks.client.plan import Plan, Target
+from benchmarks.speech import MASK, Stamps
 
-_STAMP = re.compile(rb" x([0-9a-f]{8})")
+_TEXT = re.compile(rb'"content": ?"( [^"]*)"')
+_NUMBER = re.compile(rb" a(\d+)")
 _GENERATION = re.compile(rb'"generation_id":"([0-9a-f-]{36})"')
 _EVENT_ID = re.compile(rb"(?m)^id: ?(\S+)$")
-_MASK = 0xFFFFFFFF
-
-
-def now_us() -> int:
-    """The clock of the stamps."""
-    return time.monotonic_ns() // 1000 & _MASK
 
 
 class Meter:
     """Counts for one window, shared by all streams of the process."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, stamps: Stamps) -> None:
+        self.stamps = stamps
         self.window = (round(plan.window_from * 1e6), round(plan.window_to * 1e6))
         self.delays = array("I")
         self.first_tokens: list[float] = []
@@ -87,9 +85,17 @@ class EventStream(asyncio.Protocol):
         self.whole = expected
         """Tokens of the whole answer, as its final text must have them; `expected` are those due on this connection."""
         self.received = 0
-        self.last_stamp = -1
+        self.number = -1
+        """Of the answer, as the source counts; it says what the text must be."""
+        self.before = 0
+        """Tokens that came on an earlier connection."""
+        self.text = b""
+        """The whole answer, as it must be."""
+        self._heard = 0
         self.ordered = True
-        self.final_tokens = -1
+        """Everything until now was what had to come."""
+        self.ended_whole = False
+        """The last event had the whole text."""
         self.generation = ""
         self.event_id = ""
         self.cut = False
@@ -122,7 +128,7 @@ class EventStream(asyncio.Protocol):
             self._meter.fail("error event")
             self.transport.close()
         elif b"data: [DONE]" in data:  # the upstream itself, asked directly
-            self.final_tokens = self.received
+            self.ended_whole = True
             self.transport.close()
 
     def _whole_blocks(self, data: bytes) -> bytes:
@@ -156,24 +162,32 @@ class EventStream(asyncio.Protocol):
             self._identify(data)
         if self.keep_event_ids and (ids := _EVENT_ID.findall(data)):
             self.event_id = ids[-1].decode()
-        stamps = _STAMP.findall(data)
-        if not stamps:
+        said = b"".join(_TEXT.findall(data))
+        if not said:
             return
         at_us = time.monotonic_ns() // 1000
+        if self.number < 0 and (match := _NUMBER.match(said)):
+            self.follow(int(match[1]))
+        count = said.count(b" ")
+        if not self.text.startswith(said, self._heard):
+            self.ordered = False
+        self._heard += len(said)
         meter = self._meter
-        inside = meter.window[0] <= at_us < meter.window[1]
-        for text in stamps:
-            stamp = int(text, 16)
-            if self.last_stamp >= 0 and (stamp - self.last_stamp) & _MASK > _MASK // 2:
-                self.ordered = False
-            self.last_stamp = stamp
-            if inside:
-                meter.delays.append((at_us - stamp) & _MASK)
-        if inside:
-            meter.per_slot[self.slot] += len(stamps)
+        if meter.window[0] <= at_us < meter.window[1]:
+            meter.per_slot[self.slot] += count
+            if self.ordered:
+                sent = meter.stamps.of(self.number, self.before + self.received, count)
+                meter.delays.extend((at_us - moment) & MASK for moment in sent)
         if not self.received:
             self._first(at_us)
-        self.received += len(stamps)
+        self.received += count
+
+    def follow(self, number: int, before: int = 0) -> None:
+        """It is the source's answer `number`, of which `before` tokens came before."""
+        self.number = number
+        self.before = before
+        self.text = speech.answer(number, self.whole)
+        self._heard = len(speech.answer(number, before))
 
     def _first(self, at_us: int) -> None:
         self.first_at = at_us / 1e6
@@ -181,18 +195,17 @@ class EventStream(asyncio.Protocol):
             self._meter.first_tokens.append((at_us - self._asked_us) / 1e6)
 
     def _finish(self, block: bytes) -> None:
-        self.final_tokens = len(_STAMP.findall(block))
+        self.ended_whole = b'"%b"' % self.text in block
         self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         meter = self._meter
         if not self.cut:
-            whole = self.received == self.expected and self.final_tokens == self.whole and self.ordered
-            if whole:
+            if self.received == self.expected and self.ended_whole and self.ordered:
                 meter.complete += 1
             else:
                 meter.incomplete += 1
-                if self.final_tokens < 0 and exc is not None:
+                if not self.ended_whole and exc is not None:
                     meter.fail(type(exc).__name__)
             if meter.inside(time.monotonic_ns() // 1000):
                 meter.ended += 1

@@ -17,7 +17,7 @@ from typing import Protocol
 logger = logging.getLogger(__name__)
 
 _LONGEST_WAIT = 0.025
-"""Seconds until it is read without being asked: whoever asks may be waiting for a database, or think that it is over."""
+"""Seconds until it is read without being asked: whoever asks may wait for a database, or think that it is over."""
 _PIECE = 16 * 1024
 _PIECES = 16
 """At most so many at once from one connection; the others wait."""
