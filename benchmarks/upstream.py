@@ -116,7 +116,8 @@ class Metronome:
         self._due.setdefault(tick, []).append(answer)
 
     def _schedule(self) -> None:
-        self._loop.call_at(self._origin + (self._tick + 1) * TICK, self._beat)
+        # A whole tick, never the rest of one: the loop's clock counts whole milliseconds, and to wait for less is to spin.
+        self._loop.call_later(TICK, self._beat)
 
     def _beat(self) -> None:
         now = int((self._loop.time() - self._origin) / TICK)
