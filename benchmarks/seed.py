@@ -143,15 +143,15 @@ async def add_measured_messages(connection: asyncpg.Connection, measured: UUID) 
 
 async def add_foreign_messages(connection: asyncpg.Connection, present: int, total: int) -> None:
     """Messages of other people until the table holds `total`; `present` are there already."""
-    if present >= total:
-        return
-    rows = MessageRows(seed=total)
-    chats = -(-(total - present) // MESSAGES_PER_CHAT)
-    owners = await add_owners(connection, -(-chats // CHATS_PER_OWNER), seed=total + 1)
-    for index in range(chats):
-        rows.add_chat(owners[index // CHATS_PER_OWNER], MESSAGES_PER_CHAT)
-        if len(rows.messages) >= 20_000:
-            await _copy(connection, rows)
-    await _copy(connection, rows)
+    if present < total:
+        rows = MessageRows(seed=total)
+        chats = -(-(total - present) // MESSAGES_PER_CHAT)
+        owners = await add_owners(connection, -(-chats // CHATS_PER_OWNER), seed=total + 1)
+        for index in range(chats):
+            rows.add_chat(owners[index // CHATS_PER_OWNER], MESSAGES_PER_CHAT)
+            if len(rows.messages) >= 20_000:
+                await _copy(connection, rows)
+        await _copy(connection, rows)
+    # At every size, or one is planned with statistics and another without.
     await connection.execute("VACUUM ANALYZE messages")
     await connection.execute("VACUUM ANALYZE chats")
