@@ -13,6 +13,7 @@ import msgspec
 from benchmarks import accounts
 from benchmarks.accounting import Cost, cost_of, machine_cpu
 from benchmarks.client.plan import Outcome, Plan, Target
+from benchmarks.confinement import confine
 from benchmarks.processes import run_client, upstream
 from benchmarks.records import Sample
 from benchmarks.scenes import StreamScene
@@ -117,6 +118,8 @@ async def measure_streams(scene: StreamScene, subject: Subject, round_: int) -> 
     """Raises BenchmarkError when the subject or the load does not come up."""
     async with upstream() as (url, stamps), subject.start(url, scene.streams) as running:
         baseline = cost_of(running.pid, memory=True) if running.pid else Cost()
+        if scene.share:
+            confine(running.pid, scene.share)
         plan, plans = await _loads(scene, running, stamps)
         async with asyncio.TaskGroup() as group:
             clients = [group.create_task(run_client(each)) for each in plans]

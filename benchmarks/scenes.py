@@ -28,6 +28,8 @@ class StreamScene(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int = 3
     logins: int = 0
     """Connections that log in, one attempt after the other, beside the streams."""
+    share: float = 0.0
+    """Of a core, for each process of the contender; 0: whatever there is."""
     env: dict[str, str] = {}
 
     @property
@@ -92,6 +94,25 @@ TWO_PROCESSES = StreamScene(
     subjects=("ours", "ours_two"),
     rounds=2,
 )
+# What two processes do is hidden where source, readers and database need the cores that the second would have. So each
+# gets a fifth of a core and more answers than that can serve: what counts is how many tokens come through.
+CONFINED = msgspec.structs.replace(
+    TWO_PROCESSES,
+    name="confined-280x50",
+    title="280 answers at 50 tokens/s, one process of a fifth of a core",
+    streams=280,
+    share=0.2,
+    ramp=4.0,
+    subjects=("ours",),
+)
+CONFINED_TWO = msgspec.structs.replace(
+    CONFINED,
+    name="confined-560x50",
+    title="560 answers at 50 tokens/s, two processes of a fifth of a core each",
+    streams=560,
+    ramp=8.0,
+    subjects=("ours_two",),
+)
 READERS = StreamScene(
     name="readers-100x50x5",
     title="100 answers at 50 tokens/s, 5 readers each",
@@ -151,7 +172,7 @@ HISTORY_SIZES = (1_000, 10_000, 100_000, 1_000_000)
 QUICK = (
     msgspec.structs.replace(HEADLINE, ramp=3.0, window=3.5, rounds=2, subjects=("go_relay", "fastapi_relay", "ours")),
 )
-FULL = (*RELAY_FULL, LONG, SHORT, READERS, STORM, LOGINS, TWO_PROCESSES, IDLE)
+FULL = (*RELAY_FULL, LONG, SHORT, READERS, STORM, LOGINS, TWO_PROCESSES, CONFINED, CONFINED_TWO, IDLE)
 ALL = {scene.name: scene for scene in (*FULL, HEADLINE)}
 GROWTH = ListScene(
     name="growth", title="reads while the database grows", messages=HISTORY_SIZES[-1], window=3.0, rounds=2

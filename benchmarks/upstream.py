@@ -116,7 +116,7 @@ class Metronome:
         self._due.setdefault(tick, []).append(answer)
 
     def _schedule(self) -> None:
-        # A whole tick, never the rest of one: the loop's clock counts whole milliseconds, and to wait for less is to spin.
+        # A whole tick, never the rest of one: the loop's clock counts whole milliseconds; to wait for less is to spin.
         self._loop.call_later(TICK, self._beat)
 
     def _beat(self) -> None:
