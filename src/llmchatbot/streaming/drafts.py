@@ -104,12 +104,19 @@ class Draft:
 
     def take(self) -> Batch | None:
         """What is to be stored in this round; the draft counts it as under way."""
-        if self._piece:
-            self._seal()
-        taken = self._pending
-        if not taken:
-            return None
-        self._pending = []
+        piece = self._piece
+        if piece and not (self._pending or self._more) and self._kind == "token":
+            # One delta, as nearly every time: the same as below, without a list that grows and is emptied.
+            self._piece = ""
+            self.parts.append(piece)
+            taken = [payloads.token(piece)]
+        else:
+            if piece:
+                self._seal()
+            taken = self._pending
+            if not taken:
+                return None
+            self._pending = []
         first, count = self.next_seq, len(taken)
         self.unstored += count
         self.next_seq = first + count

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from uuid import UUID
 
-from llmchatbot.streaming.payloads import is_error
+from llmchatbot.streaming.payloads import ERROR, is_error
 
 RETRY_MILLISECONDS = 1500
 HEARTBEAT = b":\n"
@@ -38,7 +38,7 @@ class Format(StrEnum):
             return "".join(
                 f'{payload[:-1]},"id":"{stream_id}.{seq}"}}\n' for seq, payload in enumerate(payloads, first)
             ).encode("ascii")
-        if len(payloads) == 1 and not is_error(payloads[0]):
+        if len(payloads) == 1 and not payloads[0].startswith(ERROR):
             # Nearly every frame, thousands a second.
             return f"id: {stream_id}.{first}\ndata: {payloads[0]}\n\n".encode("ascii")
         return "".join(

@@ -16,7 +16,9 @@ from uuid import UUID
 from llmchatbot.errors import ModelError
 from llmchatbot.models.generations import Usage
 
-_TERMINAL = ('{"type":"complete"', '{"type":"error"')
+TERMINAL = ('{"type":"complete"', '{"type":"error"')
+"""How the payload of a last event begins; for whoever asks once per token, and not with a call."""
+ERROR = TERMINAL[1]
 _TOKEN = '{"type":"token","content":'  # noqa: S105 # not that kind of token
 _REASONING = '{"type":"reasoning","content":'
 _RESET = '{"type":"reset","content":'
@@ -91,11 +93,11 @@ def notice(code: str, text: str, data: dict[str, Any] | None = None) -> str:
 
 
 def is_terminal(payload: str) -> bool:
-    return payload.startswith(_TERMINAL)
+    return payload.startswith(TERMINAL)
 
 
 def is_error(payload: str) -> bool:
-    return payload.startswith(_TERMINAL[1])
+    return payload.startswith(ERROR)
 
 
 def text_of(payloads: Iterable[str]) -> str:

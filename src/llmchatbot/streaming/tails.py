@@ -13,7 +13,7 @@ from uuid import UUID
 
 from llmchatbot.streaming import payloads
 from llmchatbot.streaming.frames import Format
-from llmchatbot.streaming.payloads import is_terminal
+from llmchatbot.streaming.payloads import TERMINAL
 
 
 class Reader(Protocol):
@@ -60,7 +60,7 @@ class Tail:
             return
         news = payloads[known:] if known else payloads
         self.payloads.extend(news)
-        if is_terminal(news[-1]):
+        if news[-1].startswith(TERMINAL):
             # Readers look after the end by themselves.
             self.ended = True
             self.wake()
