@@ -156,6 +156,13 @@ def _columns(batches: Sequence[Batch]) -> tuple[list[UUID], list[int], list[int]
     payloads: list[str] = []
     for batch in batches:
         count = len(batch.payloads)
+        if count == 1:
+            # Nearly every one; the way below makes three lists of it.
+            ids.append(batch.generation_id)
+            numbers.append(batch.first)
+            epochs.append(batch.epoch)
+            payloads.append(batch.payloads[0])
+            continue
         ids += [batch.generation_id] * count
         numbers += range(batch.first, batch.first + count)
         epochs += [batch.epoch] * count

@@ -141,28 +141,29 @@ class Writer:
             try:
                 async with self._turn:
                     batches = [batch for draft, batch in taken if not draft.lost]
-                    await self._try_append(batches, taken)
+                    count = sum([len(batch.payloads) for batch in batches])
+                    await self._try_append(batches, count, taken)
                 break
             except DatabaseUnavailable:
                 if not self._outage:
-                    logger.warning("the database is away; %d events wait in memory", _count(batches))
+                    logger.warning("the database is away; %d events wait in memory", count)
                 self._outage = True
             except Exception:
                 # What waits here exists nowhere else: a fault of ours must not lose it.
-                logger.exception("a round of %d events could not be stored; it is tried again", _count(batches))
+                logger.exception("a round of %d events could not be stored; it is tried again", count)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
         now = self._clock.monotonic()
-        self.events += _count(batches)
+        self.events += count
         self._recent.append((now, batches))
         while self._recent and now - self._recent[0][0] > _REPLAY_SECONDS:
             self._recent.popleft()
 
-    async def _try_append(self, batches: list[Batch], taken: list[tuple[Draft, Batch]]) -> None:
+    async def _try_append(self, batches: list[Batch], count: int, taken: list[tuple[Draft, Batch]]) -> None:
         if self._outage:
             await self._store_recent_again()
         stored = await self._store.append(self._node_id(), batches)
-        if stored < _count(batches):
+        if stored < count:
             # They were there already, or refused; the node may not have been registered at that moment. Whose drafts
             # may be written before and after one more try, their events are stored by it at the latest.
             drafts = {draft.generation_id: draft for draft, _ in taken}
@@ -197,7 +198,3 @@ class Writer:
             draft = drafts[generation_id]
             draft.lost = True
             self.on_lost(draft)
-
-
-def _count(batches: list[Batch]) -> int:
-    return sum(len(batch.payloads) for batch in batches)
