@@ -176,9 +176,13 @@ async def test_json_comes_back_as_it_went_and_time_is_utc(db: Database) -> None:
 async def test_victims_of_a_deadlock_are_run_again(db: Database) -> None:
     await db.execute("CREATE TABLE two (id int PRIMARY KEY, n int); INSERT INTO two VALUES (1, 0), (2, 0)")
     both = asyncio.Barrier(2)
+    survived = asyncio.Event()
     tries: list[int] = []
 
     async def add(first: int, second: int) -> None:
+        if len(tries) == 2:
+            # Or the victim may take its row again before the other one has woken, and be the next victim.
+            await survived.wait()
         async with db.transaction() as connection:
             # Only one of them looks for a deadlock: when both do at the same moment, both are its victims.
             await connection.execute(f"SET LOCAL deadlock_timeout = '{1 if first == 1 else 30}s'")
@@ -187,6 +191,7 @@ async def test_victims_of_a_deadlock_are_run_again(db: Database) -> None:
             if len(tries) <= 2:
                 await both.wait()
             await connection.execute("UPDATE two SET n = n + 1 WHERE id = $1", second)
+        survived.set()
 
     await asyncio.gather(retrying(lambda: add(1, 2)), retrying(lambda: add(2, 1)))
     assert [row["n"] for row in await db.fetch("SELECT n FROM two")] == [2, 2]
