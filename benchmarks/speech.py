@@ -44,6 +44,7 @@ def _text() -> list[bytes]:
 
 
 TEXT = _text()
+_TWICE = TEXT + TEXT
 
 
 def token(number: int, index: int) -> bytes:
@@ -52,8 +53,9 @@ def token(number: int, index: int) -> bytes:
 
 
 def answer(number: int, tokens: int) -> bytes:
-    """The whole text of answer `number`."""
-    return b"".join(token(number, index) for index in range(tokens))
+    """The whole text of answer `number`; it may be as long as the text that all of them go through."""
+    begin = (number * _STRIDE + 1) % _LENGTH
+    return token(number, 0) + b"".join(_TWICE[begin : begin + tokens - 1]) if tokens else b""
 
 
 def now_us() -> int:

@@ -189,3 +189,10 @@ def test_the_scripted_text_has_natural_frequencies() -> None:
     """An index of words meets in the benchmark what it meets in the field: some 300 different ones among 500."""
     for number in range(20):
         assert 240 <= len(set(speech.answer(number, 500).split())) <= 340
+
+
+@pytest.mark.parametrize("number", [0, 7, 13, 8191])
+def test_an_answer_is_the_sum_of_its_tokens(number: int) -> None:
+    for count in (0, 1, 2, 2500):
+        tokens = [speech.token(number, index) for index in range(count)]
+        assert speech.answer(number, count) == b"".join(tokens)
