@@ -29,12 +29,15 @@ async def test_process_that_stood_still_after_its_commit_asks_no_model_for_what_
     user_id, chat_id, taken = new_id(), new_id(), list[UUID]()
     await db.execute("INSERT INTO users (id, email, username) VALUES ($1, 'a@x.org', 'u')", user_id)
     await db.execute("INSERT INTO chats (id, user_id, title) VALUES ($1, $2, 't')", chat_id, user_id)
+    # Alive, or the process itself would rightly take the answer over from nobody, and ask.
+    other = new_id()
+    await db.execute("INSERT INTO nodes (id, name, lease_until) VALUES ($1, 'n', now() + interval '1 hour')", other)
     write = sending.write
 
     async def write_and_stand_still(executor: Any, seen: Any, new: Any, **others: Any) -> Any:
         written = await write(executor, seen, new, **others)
         taken.append(new.generation.id)
-        await db.execute("UPDATE generations SET epoch = 2, owner_node = $2 WHERE id = $1", taken[0], new_id())
+        await db.execute("UPDATE generations SET epoch = 2, owner_node = $2 WHERE id = $1", taken[0], other)
         await asyncio.sleep(0.2)
         return written
 
