@@ -96,22 +96,20 @@ TWO_PROCESSES = StreamScene(
 )
 # What two processes do is hidden where source, readers and database need the cores that the second would have. So each
 # gets a fifth of a core and more answers than that can serve: what counts is how many tokens come through.
-CONFINED = msgspec.structs.replace(
-    TWO_PROCESSES,
-    name="confined-280x50",
-    title="280 answers at 50 tokens/s, one process of a fifth of a core",
-    streams=280,
-    share=0.2,
-    ramp=4.0,
-    subjects=("ours",),
-)
-CONFINED_TWO = msgspec.structs.replace(
-    CONFINED,
-    name="confined-560x50",
-    title="560 answers at 50 tokens/s, two processes of a fifth of a core each",
-    streams=560,
-    ramp=8.0,
-    subjects=("ours_two",),
+CONFINED = tuple(
+    msgspec.structs.replace(
+        TWO_PROCESSES,
+        name=f"confined-{streams}x50",
+        title=f"{streams} answers at 50 tokens/s, {processes}",
+        streams=streams,
+        share=0.2,
+        ramp=streams / 70,
+        subjects=(subject,),
+    )
+    for streams, processes, subject in (
+        (280, "one process of a fifth of a core", "ours"),
+        (560, "two processes of a fifth of a core each", "ours_two"),
+    )
 )
 READERS = StreamScene(
     name="readers-100x50x5",
@@ -172,7 +170,7 @@ HISTORY_SIZES = (1_000, 10_000, 100_000, 1_000_000)
 QUICK = (
     msgspec.structs.replace(HEADLINE, ramp=3.0, window=3.5, rounds=2, subjects=("go_relay", "fastapi_relay", "ours")),
 )
-FULL = (*RELAY_FULL, LONG, SHORT, READERS, STORM, LOGINS, TWO_PROCESSES, CONFINED, CONFINED_TWO, IDLE)
+FULL = (*RELAY_FULL, LONG, SHORT, READERS, STORM, LOGINS, TWO_PROCESSES, *CONFINED, IDLE)
 ALL = {scene.name: scene for scene in (*FULL, HEADLINE)}
 GROWTH = ListScene(
     name="growth", title="reads while the database grows", messages=HISTORY_SIZES[-1], window=3.0, rounds=2

@@ -128,7 +128,7 @@ def with_a_cursor_one_too_far(self: Stream, source: Source) -> Sequence[str]:
 async def without_waiting_for_the_database(self: Writer, taken: list[tuple[Draft, Batch]]) -> None:
     """Takes an unknown outcome for a good one."""
     with contextlib.suppress(DatabaseUnavailable):
-        await self._try_append([batch for _, batch in taken], sum(len(batch.payloads) for _, batch in taken), taken)
+        await self._try_append([batch for _, batch in taken], taken)
 
 
 async def without_takeover(self: NodeService, now: float) -> None:

@@ -111,21 +111,24 @@ class Socket(asyncio.Transport):
         self.closed = True
 
 
+GENERATION = "018f1234-0000-7000-8000-000000000000"
+
+
 def event(seq: int, kind: str, content: bytes) -> bytes:
-    head = f'id: 018f1234-0000-7000-8000-000000000000.{seq}\ndata: {{"type":"{kind}",'.encode()
+    head = f'id: {GENERATION}.{seq}\ndata: {{"type":"{kind}",'.encode()
     return head + b'"content":"' + content + b'"}\n\n'
 
 
 FIRST, SECOND, THIRD = (speech.token(7, index) for index in range(3))
 BODY = (
-    b'id: x.0\ndata: {"type":"start","generation_id":"018f1234-0000-7000-8000-000000000000"}\n\n',
+    f'retry: 1500\nid: {GENERATION}.0\ndata: {{"type":"start","generation_id":"{GENERATION}"}}\n\n'.encode(),
     event(1, "token", FIRST),
     b":\n",
     event(2, "token", SECOND + THIRD),
     event(3, "complete", FIRST + SECOND + THIRD),
 )
 ANSWER = (
-    b"HTTP/1.1 200 OK\r\nx-note: a7\r\n\r\n"
+    b'HTTP/1.1 200 OK\r\nx-note: "content":" a9"\r\n\r\n'
     + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in BODY)
     + b"0\r\n\r\n"
 )
@@ -144,34 +147,30 @@ def test_an_answer_cut_into_any_pieces_is_counted_alike(size: int, stamps: Stamp
             reader.data_received(ANSWER[start : start + size])
     reader.connection_lost(None)
     assert (reader.received, reader.ended_whole, reader.ordered) == (3, True, True)
-    assert reader.generation == "018f1234-0000-7000-8000-000000000000"
+    assert reader.generation == GENERATION
     assert (meter.complete, meter.incomplete) == (1, 0)
     assert ended == [reader]
 
 
-def counted(pieces: list[bytes], meter: stream.Meter) -> tuple[int, int]:
+def counted(pieces: list[bytes], meter: stream.Meter, final: bytes = FIRST + SECOND + THIRD) -> tuple[int, int]:
     reader = stream.EventStream(meter, 0, b"GET", 3, lambda _: None)
     reader.connection_made(Socket())
     reader.data_received(b"HTTP/1.1 200 OK\r\n\r\n" + b"".join(event(1, "token", piece) for piece in pieces))
-    reader.data_received(event(2, "complete", FIRST + SECOND + THIRD))
+    reader.data_received(event(2, "complete", final))
     reader.connection_lost(None)
     return meter.complete, meter.incomplete
 
 
 def test_a_lost_a_doubled_and_a_swapped_token_are_noticed(stamps: Stamps, tmp_path: Path) -> None:
     for pieces in ([FIRST, SECOND], [FIRST, SECOND, SECOND, THIRD], [FIRST, THIRD, SECOND], [SECOND, FIRST, THIRD]):
-        assert counted(pieces, stream.Meter(plan(1, tmp_path), stamps)) == (0, 1)
+        for events in (pieces, [b"".join(pieces)]):
+            assert counted(events, stream.Meter(plan(1, tmp_path), stamps)) == (0, 1)
     assert counted([FIRST, SECOND, THIRD], stream.Meter(plan(1, tmp_path), stamps)) == (1, 0)
 
 
 def test_an_answer_whose_last_event_lacks_a_word_is_not_whole(stamps: Stamps, tmp_path: Path) -> None:
     meter = stream.Meter(plan(1, tmp_path), stamps)
-    reader = stream.EventStream(meter, 0, b"GET", 3, lambda _: None)
-    reader.connection_made(Socket())
-    reader.data_received(b"HTTP/1.1 200 OK\r\n\r\n" + event(1, "token", FIRST + SECOND + THIRD))
-    reader.data_received(event(2, "complete", FIRST + THIRD))
-    reader.connection_lost(None)
-    assert (meter.complete, meter.incomplete) == (0, 1)
+    assert counted([FIRST, SECOND, THIRD], meter, final=FIRST + THIRD) == (0, 1)
 
 
 def test_each_token_is_measured_from_the_moment_that_its_source_wrote_down(stamps: Stamps, tmp_path: Path) -> None:

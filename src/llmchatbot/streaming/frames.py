@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from uuid import UUID
 
-from llmchatbot.streaming.payloads import ERROR, is_error
+from llmchatbot.streaming.payloads import ERROR
 
 RETRY_MILLISECONDS = 1500
 HEARTBEAT = b":\n"
@@ -43,7 +43,7 @@ class Format(StrEnum):
             return f"id: {stream_id}.{first}\ndata: {payloads[0]}\n\n".encode("ascii")
         return "".join(
             f"id: {stream_id}.{seq}\ndata: {payload}\n\n"
-            if not is_error(payload)
+            if not payload.startswith(ERROR)
             else f"id: {stream_id}.{seq}\nevent: error\ndata: {payload}\n\n"
             for seq, payload in enumerate(payloads, first)
         ).encode("ascii")

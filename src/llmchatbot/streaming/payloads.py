@@ -96,10 +96,6 @@ def is_terminal(payload: str) -> bool:
     return payload.startswith(TERMINAL)
 
 
-def is_error(payload: str) -> bool:
-    return payload.startswith(ERROR)
-
-
 def text_of(payloads: Iterable[str]) -> str:
     """I5: the text of a message is the concatenation of its deltas, begun anew at a `reset`."""
     parts: list[str] = []

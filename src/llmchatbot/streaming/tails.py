@@ -53,9 +53,10 @@ class Tail:
 
     def extend(self, first: int, payloads: Sequence[str]) -> None:
         """Take what was just stored. Events that are here already are passed over; a gap is a fault of ours."""
-        known = len(self.payloads) - first
+        at = len(self.payloads)
+        known = at - first
         if known < 0:
-            raise ValueError(f"events {len(self.payloads)}..{first - 1} of {self.stream_id} are missing")
+            raise ValueError(f"events {at}..{first - 1} of {self.stream_id} are missing")
         if known >= len(payloads):
             return
         news = payloads[known:] if known else payloads
@@ -65,10 +66,10 @@ class Tail:
             self.ended = True
             self.wake()
         elif (only := self._only) is not None:
-            if not only.offer(first + known, len(news), only.wire.render(self.stream_id, first + known, news)):
+            if not only.offer(at, len(news), only.wire.render(self.stream_id, at, news)):
                 self.wake()
         elif self._waiters:
-            self._offer(first + known, news)
+            self._offer(at, news)
 
     def _offer(self, first: int, news: Sequence[str]) -> None:
         """Give the news to the readers who take them at once, wake the others. What a reader raises is the caller's."""

@@ -141,16 +141,15 @@ class Writer:
             try:
                 async with self._turn:
                     batches = [batch for draft, batch in taken if not draft.lost]
-                    count = sum([len(batch.payloads) for batch in batches])
-                    await self._try_append(batches, count, taken)
+                    count = await self._try_append(batches, taken)
                 break
             except DatabaseUnavailable:
                 if not self._outage:
-                    logger.warning("the database is away; %d events wait in memory", count)
+                    logger.warning("the database is away; %d events wait in memory", _count(batches))
                 self._outage = True
             except Exception:
                 # What waits here exists nowhere else: a fault of ours must not lose it.
-                logger.exception("a round of %d events could not be stored; it is tried again", count)
+                logger.exception("a round of %d events could not be stored; it is tried again", _count(batches))
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
         now = self._clock.monotonic()
@@ -159,9 +158,11 @@ class Writer:
         while self._recent and now - self._recent[0][0] > _REPLAY_SECONDS:
             self._recent.popleft()
 
-    async def _try_append(self, batches: list[Batch], count: int, taken: list[tuple[Draft, Batch]]) -> None:
+    async def _try_append(self, batches: list[Batch], taken: list[tuple[Draft, Batch]]) -> int:
+        """How many events they were."""
         if self._outage:
             await self._store_recent_again()
+        count = _count(batches)
         stored = await self._store.append(self._node_id(), batches)
         if stored < count:
             # They were there already, or refused; the node may not have been registered at that moment. Whose drafts
@@ -170,6 +171,7 @@ class Writer:
             await self._mark_lost(drafts)
             await self._store.append(self._node_id(), batches)
             await self._mark_lost(drafts)
+        return count
 
     async def append_again(self, batch: Batch) -> None:
         """Store events that were published before; those that are still there are passed over.
@@ -198,3 +200,7 @@ class Writer:
             draft = drafts[generation_id]
             draft.lost = True
             self.on_lost(draft)
+
+
+def _count(batches: list[Batch]) -> int:
+    return sum([len(batch.payloads) for batch in batches])
