@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import random
 import re
+import string
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +36,8 @@ _HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
+_CHANCE = random.Random(8)
+_LETTERS = string.ascii_letters.encode() + string.digits.encode()
 _MODELS = b'{"object":"list","data":[{"id":"scripted","object":"model","owned_by":"benchmark"}]}'
 
 
@@ -43,13 +47,17 @@ def _frame(body: bytes) -> bytes:
     return b"%x\r\n" % len(event) + event + b"\r\n"
 
 
+def _filler() -> bytes:
+    return bytes(_CHANCE.choices(_LETTERS, k=_CHANCE.randint(1, 16)))
+
+
 def _chunk(delta: bytes, finish: bytes = b"null") -> bytes:
-    """What OpenAI sends for one token, all its fields (some 360 bytes)."""
+    """What OpenAI sends for one token, all its fields (some 360 bytes), with a filler that hides the token's length."""
     return _frame(
         b'{"id":"chatcmpl-BenchmarkBenchmarkBenchmark","object":"chat.completion.chunk","created":1790000000,'
         b'"model":"gpt-benchmark-2026-01-01","service_tier":"default","system_fingerprint":"fp_0123456789",'
         b'"choices":[{"index":0,"delta":' + delta + b',"logprobs":null,"finish_reason":' + finish + b"}],"
-        b'"obfuscation":"K3fT9q"}'
+        b'"obfuscation":"%b"}' % _filler()
     )
 
 

@@ -11,6 +11,7 @@ from llmchatbot.llm.decoder import NdjsonDecoder, SseDecoder, SseEvent
 from llmchatbot.llm.endpoint import Endpoint
 from llmchatbot.llm.events import Event, Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 from llmchatbot.llm.port import Prompt, Sink
+from llmchatbot.llm.shape import PieceShape
 from llmchatbot.llm.text import TextCleaner
 from llmchatbot.llm.transport import HttpRequest, HttpStream, HttpTransport, require_stream
 
@@ -54,6 +55,11 @@ class AnswerParser(Generic[Record_contra]):
         self._arguments: dict[int, TextCleaner] = {}
         # Providers refuse or trim white space at the end of a prefix; then the model may repeat it.
         self._repeated_space = prefix[len(prefix.rstrip()) :]
+
+    @property
+    def settled(self) -> bool:
+        """Nothing of the text so far waits for what follows."""
+        return not (self._text.waiting or self._repeated_space)
 
     def plain(self, data: bytes) -> str | None:
         """The text of a record that is nothing but a piece of the answer; None, and nothing is taken, for any other.
@@ -114,7 +120,19 @@ class AnswerParser(Generic[Record_contra]):
 class _Intake(Generic[Record]):
     """Pieces of one body to events, up to the end of the answer, and the error that ends it unless it is whole."""
 
-    __slots__ = ("_began", "_decoder", "_last", "_model", "_parser", "_sink", "_upstream", "error", "over")
+    __slots__ = (
+        "_began",
+        "_decoder",
+        "_last",
+        "_model",
+        "_parser",
+        "_plain_before",
+        "_shape",
+        "_sink",
+        "_upstream",
+        "error",
+        "over",
+    )
 
     def __init__(self, model: WireModel[Record], upstream: HttpStream, prompt: Prompt) -> None:
         self._model = model
@@ -122,6 +140,9 @@ class _Intake(Generic[Record]):
         self._parser = model.parser_for(prompt)
         self._decoder = model.decoder()
         self._began = False
+        self._shape = PieceShape()
+        # The last piece was one plain record, and nothing of it waits for the next: only then its shape is asked for.
+        self._plain_before = False
         self._sink: Sink
         # What ends a relayed answer is not for the sink.
         self._last: list[Event] = []
@@ -150,19 +171,31 @@ class _Intake(Generic[Record]):
 
     def _relay(self, piece: bytes) -> bool:
         """Runs once per token; whether the answer is over."""
-        data = self._decoder.single(piece)
-        if data is not None:
-            text = self._parser.plain(data)
+        if self._plain_before:
+            text = self._shape.text_of(piece)
             if text is not None:
-                if text:
-                    self._sink.text(text)
+                self._sink.text(text)
                 return False
+        text = self._plain(piece)
+        if text is not None:
+            self._plain_before = self._parser.settled
+            if self._plain_before:
+                self._shape.learn(piece, text, self._plain)
+            if text:
+                self._sink.text(text)
+            return False
+        self._plain_before = False
         batch = self._take(piece)
         if self.over:
             self._last = batch
         elif batch:
             self._sink.events(batch)
         return self.over
+
+    def _plain(self, piece: bytes) -> str | None:
+        """The text of a piece that is one plain record; None, and nothing is taken, for any other."""
+        data = self._decoder.single(piece)
+        return None if data is None else self._parser.plain(data)
 
     def _take(self, piece: bytes) -> list[Event]:
         batch: list[Event] = []
