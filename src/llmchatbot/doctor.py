@@ -21,7 +21,7 @@ import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from llmchatbot import config
+from llmchatbot import SERVICE, config
 from llmchatbot.config import Settings
 from llmchatbot.database.address import Address
 from llmchatbot.database.binaries import find_binaries, identity_for
@@ -147,18 +147,25 @@ async def _port(settings: Settings) -> list[Row]:
             probe.bind((host, port))
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            return [
-                Row(
-                    "fail",
-                    "SERVER_PORT",
-                    f"{port} is taken by another program",
-                    f"SERVER_PORT=<another>, or: ss -ltnp sport = :{port}",
-                )
-            ]
+            return [await _taken_port_row(settings)]
         if error.errno == errno.EACCES:
             return [Row("fail", "Port", f"{port} is for root only", "SERVER_PORT=8080")]
         return [Row("fail", "Port", f"cannot listen on {host}: {error.strerror}", "SERVER_HOST=127.0.0.1")]
     return [Row("ok", "Port", f"{host}:{port} is free")]
+
+
+async def _taken_port_row(settings: Settings) -> Row:
+    """By this program itself, most likely: people ask the doctor while it runs."""
+    host, port = settings.server.host, settings.server.port
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 # compared, not listened on
+    try:
+        _, body = await _answer(f"http://{f'[{reached}]' if ':' in reached else reached}:{port}/health")
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        body = b""
+    if SERVICE.encode() in body:
+        return Row("ok", "Port", f"{host}:{port} is served by this program, which runs already")
+    advice = f"SERVER_PORT=<another>, or: ss -ltnp sport = :{port}"
+    return Row("fail", "Port", f"{port} is taken by another program", advice)
 
 
 async def _embedded(settings: Settings) -> list[Row]:
@@ -325,11 +332,7 @@ async def _model_service(url: str) -> Row:
     subject, health = "Model service", url.rstrip("/") + "/health"
     shown = _shown(url)
     try:
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_PATIENCE), trust_env=False) as session,
-            session.get(health, allow_redirects=False) as answer,
-        ):
-            status, body = answer.status, await answer.content.read(65536)
+        status, body = await _answer(health)
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         detail = f"{shown} does not answer: {str(error) or type(error).__name__}"
         return Row("fail", subject, detail, "start the model service, or LLM_SERVICE_URL=<where it is>")
@@ -338,6 +341,15 @@ async def _model_service(url: str) -> Row:
     if b'"model_loaded":false' in body.replace(b" ", b""):
         return Row("warn", subject, f"{shown} answers, its model is not loaded yet", "wait, or look into its log")
     return Row("ok", subject, f"{shown} answers" + (f" ({status} on /health)" if status != 200 else ""))
+
+
+async def _answer(url: str) -> tuple[int, bytes]:
+    """Status and beginning of what is served there. Raises ClientError, TimeoutError, or ValueError for no address."""
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_PATIENCE), trust_env=False) as session,
+        session.get(url, allow_redirects=False) as answer,
+    ):
+        return answer.status, await answer.content.read(65536)
 
 
 def _failure(subject: str, error: StartupError | DatabaseUnavailable) -> Row:

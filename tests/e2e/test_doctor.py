@@ -67,6 +67,11 @@ async def answering(reply: bytes) -> AsyncIterator[int]:
         yield int(server.sockets[0].getsockname()[1])
 
 
+def health_of(service: str) -> bytes:
+    body = b'{"status":"healthy","service":"%b","version":"1"}' % service.encode()
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+
 async def test_all_is_well(healthy: Settings) -> None:
     said: list[str] = []
     assert await doctor.run(healthy, write=said.append) == 0
@@ -94,6 +99,20 @@ async def test_a_taken_port_fails(healthy: Settings) -> None:
         assert await doctor.run(healthy, write=said.append) == 1
     assert "is taken by another program" in said[0]
     assert "SERVER_PORT=" in said[0]
+
+
+async def test_a_port_that_this_program_has_is_no_fault(healthy: Settings) -> None:
+    async with answering(health_of("llmchatbot-backend")) as port:
+        server = msgspec.structs.replace(healthy.server, port=port)
+        row = of(await doctor.examine(msgspec.structs.replace(healthy, server=server)), "Port")
+    assert (row.status, row.detail) == ("ok", f"127.0.0.1:{port} is served by this program, which runs already")
+
+
+async def test_a_port_that_another_web_server_has_fails(healthy: Settings) -> None:
+    async with answering(health_of("something-else")) as port:
+        server = msgspec.structs.replace(healthy.server, port=port)
+        row = of(await doctor.examine(msgspec.structs.replace(healthy, server=server)), "Port")
+    assert (row.status, row.detail) == ("fail", f"{port} is taken by another program")
 
 
 async def test_a_data_directory_that_cannot_be_written_fails(healthy: Settings) -> None:

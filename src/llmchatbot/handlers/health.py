@@ -6,7 +6,7 @@ import msgspec
 from litestar import Response, get, head
 from litestar.di import NamedDependency
 
-from llmchatbot import __version__
+from llmchatbot import SERVICE, __version__
 from llmchatbot.handlers.authentication import PUBLIC
 from llmchatbot.services.health import HealthService, Readiness
 
@@ -20,7 +20,7 @@ class HealthBody(msgspec.Struct, kw_only=True, frozen=True):
 @get("/health", opt=PUBLIC, summary="Is the process alive", operation_id="health")
 async def health() -> HealthBody:
     """Answers while the event loop turns, whatever else is wrong."""
-    return HealthBody(status="healthy", service="llmchatbot-backend", version=__version__)
+    return HealthBody(status="healthy", service=SERVICE, version=__version__)
 
 
 @head("/health", opt=PUBLIC, include_in_schema=False)
