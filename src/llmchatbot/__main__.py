@@ -54,9 +54,9 @@ def _migrate(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from llmchatbot import doctor
+    from llmchatbot.doctor import command
 
-    return asyncio.run(doctor.run(config.load()))
+    return asyncio.run(command.run(config.load()))
 
 
 def _settings(arguments: argparse.Namespace) -> config.Settings:

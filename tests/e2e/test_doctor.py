@@ -13,7 +13,6 @@ import msgspec
 import pytest
 from tiny_model import make_model
 
-from llmchatbot import doctor
 from llmchatbot.config import (
     AuthSettings,
     DatabaseSettings,
@@ -23,7 +22,9 @@ from llmchatbot.config import (
     Settings,
 )
 from llmchatbot.database.embedded import EmbeddedPostgres
-from llmchatbot.doctor import Row
+from llmchatbot.doctor import command as doctor
+from llmchatbot.doctor import services
+from llmchatbot.doctor.rows import Row
 from llmchatbot.errors import ModelError
 from llmchatbot.llm.gateway import ModelGateway
 from llmchatbot.llm.scripted_server import ScriptedServer
@@ -250,7 +251,7 @@ async def test_each_model_of_a_file_is_examined_and_the_default_is_named(healthy
 async def test_the_local_model_that_a_start_would_load_is_looked_at(
     healthy: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "require_installed", lambda: None)
+    monkeypatch.setattr(services, "require_installed", lambda: None)
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"no model")
     for path, words in ((broken, "not a GGUF"), (tmp_path / "missing.gguf", "no model file")):

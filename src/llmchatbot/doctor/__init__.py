@@ -1,0 +1,1 @@
+"""`llmchatbot doctor`: what is looked at, by where it is."""
