@@ -73,6 +73,13 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: Annotated[Duration, Env("SERVER_DRAIN_TIMEOUT", "Time own answers may go on after SIGTERM.")] = (
         Duration(30)
     )
+
+    @property
+    def local_url(self) -> str:
+        """Where this machine reaches what listens on `host`."""
+        host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 # compared, not listened on
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
     metrics_token: Annotated[
         str, Env("METRICS_TOKEN", "Bearer token for /metrics; empty: only this machine may read it.", secret=True)
     ] = ""

@@ -282,8 +282,7 @@ def _start_worker(
 
 
 def _greeting(settings: Settings, seconds: float | None) -> str:
-    host = settings.server.host if settings.server.host not in {"0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104
-    base = settings.server.public_url or f"http://{host}:{settings.server.port}"
+    base = settings.server.public_url or settings.server.local_url
     took = f" after {seconds:.1f} s" if seconds is not None else ""
     data = Path(settings.server.data_dir).absolute()
     return f"""

@@ -98,9 +98,9 @@ def test_what_is_said_beside_the_text_is_no_filler() -> None:
     reasons = [
         piece().replace(b'"finish_reason":null', b'"finish_reason":"%b"' % word) for word in (b"stop", b"length")
     ]
-    tools = [piece(more=b',"reasoning":"%b"' % word) for word in (b"so", b"thus")]
-    numbers = [piece() + b": %d\n\n" % number for number in (1, 2)]
-    for first, second in (reasons, tools, numbers):
+    thoughts = [piece(more=b',"reasoning":"%b"' % word) for word in (b"so", b"thus")]
+    comments = [piece() + b": %d\n\n" % number for number in (1, 2)]
+    for first, second in (reasons, thoughts, comments):
         # As if somebody had taken them for plain.
         shape = PieceShape()
         for one in (first, second):
@@ -221,6 +221,7 @@ async def heard(pieces: list[bytes], *, relayed: bool) -> tuple[list[tuple[str, 
 
     reading = asyncio.create_task(read())
     for one in pieces:
+        # One turn wakes the reader, the next lets it wait again: each piece is taken by itself.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         transport.stream.feed(one)

@@ -76,9 +76,8 @@ async def examine_port(settings: Settings) -> list[Row]:
 async def _taken_port_row(settings: Settings) -> Row:
     """By this program itself, most likely: people ask the doctor while it runs."""
     host, port = settings.server.host, settings.server.port
-    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 # compared, not listened on
     try:
-        _, body = await fetched(f"http://{f'[{reached}]' if ':' in reached else reached}:{port}/health")
+        _, body = await fetched(f"{settings.server.local_url}/health")
     except (aiohttp.ClientError, TimeoutError, ValueError):
         body = b""
     if SERVICE.encode() in body:

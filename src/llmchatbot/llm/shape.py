@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from llmchatbot.llm.text import common_length
+
 Parse = Callable[[bytes], str | None]
 """The text of a piece that is one plain record, else None; remembers nothing."""
 
@@ -83,17 +85,9 @@ class PieceShape:
 
 def _around_filler(known: bytes, other: bytes) -> tuple[bytes, bytes]:
     """What both have before and behind the one string in which they differ; `other` and nothing if they do not."""
-    middle = known[: _alike(known, other)]
+    middle = known[: common_length(known, other)]
     middle = middle[: middle.rfind(b'"') + 1]
     known, other_rest = known[len(middle) :], other[len(middle) :]
-    after = known[len(known) - _alike(known[::-1], other_rest[::-1]) :]
+    after = known[len(known) - common_length(known[::-1], other_rest[::-1]) :]
     after = after[after.find(b'"') :]
     return (middle, after) if middle.endswith(b':"') and after.startswith(b'"') else (other, b"")
-
-
-def _alike(first: bytes, second: bytes) -> int:
-    """How many bytes both begin with."""
-    for place, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one != other:
-            return place
-    return min(len(first), len(second))

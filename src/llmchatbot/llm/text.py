@@ -61,6 +61,14 @@ def clean(text: str) -> str:
     return text.replace("\x00", REPLACEMENT)
 
 
+def common_length(first: str | bytes, second: str | bytes) -> int:
+    """How many characters, or bytes, both begin with."""
+    for place, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return place
+    return min(len(first), len(second))
+
+
 def decode_json(data: bytes, decoder: msgspec.json.Decoder[T], kind: type[T] | Any) -> T:
     """Decode one JSON document of an upstream.
 

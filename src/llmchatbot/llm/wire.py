@@ -12,7 +12,7 @@ from llmchatbot.llm.endpoint import Endpoint
 from llmchatbot.llm.events import Event, Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 from llmchatbot.llm.port import Prompt, Sink
 from llmchatbot.llm.shape import PieceShape
-from llmchatbot.llm.text import TextCleaner
+from llmchatbot.llm.text import TextCleaner, common_length
 from llmchatbot.llm.transport import HttpRequest, HttpStream, HttpTransport, require_stream
 
 _log = logging.getLogger(__name__)
@@ -98,9 +98,7 @@ class AnswerParser(Generic[Record_contra]):
 
     def _drop_repeated_space(self, piece: str) -> str:
         expected = self._repeated_space
-        common = 0
-        while common < min(len(piece), len(expected)) and piece[common] == expected[common]:
-            common += 1
+        common = common_length(piece, expected)
         self._repeated_space = expected[common:] if common == len(piece) else ""
         return piece[common:]
 
