@@ -14,7 +14,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from llmchatbot.database.pool import Database
 from llmchatbot.models.rate_limits import Quota, Tally
-from llmchatbot.services.rate_limits import Counters, Keyed, PostgresCounters, RedisCounters
+from llmchatbot.services.rate_limits import Counters, Keyed, PostgresCounters
+from llmchatbot.services.rate_limits_redis import RedisCounters
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 QUOTA = Quota(policy="login", limit=5, period=3600)

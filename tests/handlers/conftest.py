@@ -23,6 +23,7 @@ from llmchatbot.handlers.inputs import JsonRequest
 from llmchatbot.handlers.problems import handle_app_error, handle_http_exception, handle_unexpected
 from llmchatbot.security import PasswordHasher
 from llmchatbot.services.accounts import Accounts
+from llmchatbot.services.rate_limits import PostgresCounters
 from llmchatbot.streaming.wakeups import LocalWakeUps
 
 Body = dict[str, Any]
@@ -44,6 +45,7 @@ async def accounts(db: Database, manual_clock: ManualClock, auth_settings: AuthS
     """With a hasher that is quick instead of safe."""
     built = Accounts(
         db=db,
+        counters=PostgresCounters(db),
         wakeups=LocalWakeUps(),
         clock=manual_clock,
         settings=auth_settings,

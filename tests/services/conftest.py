@@ -11,6 +11,7 @@ from llmchatbot.config import AuthSettings
 from llmchatbot.database.pool import Database
 from llmchatbot.security import PasswordHasher
 from llmchatbot.services.accounts import Accounts
+from llmchatbot.services.rate_limits import PostgresCounters
 from llmchatbot.streaming.wakeups import LocalWakeUps, WakeUps
 
 NodeFactory = Callable[..., Accounts]
@@ -29,6 +30,7 @@ def account_node(db: Database, manual_clock: ManualClock) -> Iterator[NodeFactor
     def build(*, wakeups: WakeUps | None = None, db: Database = db, settings: AuthSettings | None = None) -> Accounts:
         node = Accounts(
             db=db,
+            counters=PostgresCounters(db),
             wakeups=wakeups or LocalWakeUps(),
             clock=manual_clock,
             settings=settings or AuthSettings(jwt_secret="a secret of the tests, long enough for HS256"),

@@ -29,6 +29,7 @@ from llmchatbot.models.device_sessions import Client, Grant
 from llmchatbot.security import PasswordHasher
 from llmchatbot.services.accounts import Accounts
 from llmchatbot.services.auth import NewAccount
+from llmchatbot.services.rate_limits import PostgresCounters
 from llmchatbot.streaming.wakeups import LocalWakeUps
 
 HERE = Client(address="192.0.2.1", user_agent="tests")
@@ -210,6 +211,7 @@ async def test_old_hashes_are_renewed_at_log_in(
     stored = await db.fetchval("SELECT password_hash FROM users")
     stronger = Accounts(
         db=db,
+        counters=PostgresCounters(db),
         wakeups=LocalWakeUps(),
         clock=manual_clock,
         settings=AuthSettings(jwt_secret=SECRET),

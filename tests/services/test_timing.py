@@ -16,6 +16,7 @@ from llmchatbot.models.device_sessions import Client
 from llmchatbot.security import PasswordHasher, new_refresh_token
 from llmchatbot.services.accounts import Accounts
 from llmchatbot.services.auth import NewAccount
+from llmchatbot.services.rate_limits import PostgresCounters
 from llmchatbot.streaming.wakeups import LocalWakeUps
 
 HERE = Client(address="192.0.2.1")
@@ -51,6 +52,7 @@ async def test_log_in_of_known_and_unknown_people_takes_the_same_time(
     """From a stranger's address, and from one that the owner uses, too."""
     accounts = Accounts(
         db=db,
+        counters=PostgresCounters(db),
         wakeups=LocalWakeUps(),
         clock=manual_clock,
         settings=AuthSettings(jwt_secret="a secret of the tests, long enough for HS256", login_attempts=1_000_000),

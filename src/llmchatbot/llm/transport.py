@@ -7,6 +7,7 @@ and nowhere else. Closing closes the socket before it returns, so "stopped" is n
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from llmchatbot.errors import ModelError, ModelMisconfigured, ModelUnavailable
 from llmchatbot.llm.body import HttpStream, timed_out
@@ -15,7 +16,9 @@ from llmchatbot.llm.connection_pool import DirectConnections
 from llmchatbot.llm.endpoint import Endpoint
 from llmchatbot.llm.http_errors import in_band, refusal
 from llmchatbot.llm.http_request import HttpRequest
-from llmchatbot.llm.proxied import ProxiedConnections
+
+if TYPE_CHECKING:
+    from llmchatbot.llm.proxied import ProxiedConnections
 
 __all__ = ["HttpRequest", "HttpStream", "HttpTransport", "require_stream", "timed_out"]
 
@@ -28,9 +31,13 @@ class HttpTransport:
     def __init__(self, *, trust_environment_proxies: bool = False) -> None:
         self.collector = Collector()
         """Who asks it for what has come saves a wake-up for each piece; see there."""
-        self._connections: DirectConnections | ProxiedConnections = (
-            ProxiedConnections() if trust_environment_proxies else DirectConnections(self.collector)
-        )
+        self._connections: DirectConnections | ProxiedConnections
+        if trust_environment_proxies:
+            from llmchatbot.llm.proxied import ProxiedConnections  # noqa: PLC0415 # aiohttp: a fifth of the whole import
+
+            self._connections = ProxiedConnections()
+        else:
+            self._connections = DirectConnections(self.collector)
         self._closed = False
 
     async def open(self, request: HttpRequest) -> HttpStream:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import redis.asyncio
-
 from llmchatbot.clock import Clock
 from llmchatbot.config import AuthSettings
 from llmchatbot.database.pool import Database
@@ -11,7 +9,7 @@ from llmchatbot.security import CommonPasswords, PasswordHasher, TokenKeys
 from llmchatbot.services.access_tokens import AccessTokens
 from llmchatbot.services.auth import AuthService
 from llmchatbot.services.device_sessions import DeviceSessionService
-from llmchatbot.services.rate_limits import Attempts, PostgresCounters, RedisCounters
+from llmchatbot.services.rate_limits import Attempts, Counters
 from llmchatbot.services.users import UserService
 from llmchatbot.streaming.wakeups import WakeUps
 
@@ -27,11 +25,9 @@ class Accounts:
         clock: Clock,
         settings: AuthSettings,
         hasher: PasswordHasher,
-        redis_client: redis.asyncio.Redis | None = None,
+        counters: Counters,
     ) -> None:
         keys = TokenKeys.of(settings.jwt_secret)
-        in_postgres = PostgresCounters(db)
-        counters = RedisCounters(redis_client, in_postgres) if redis_client is not None else in_postgres
         self._hasher = hasher
         self._access_tokens = AccessTokens(db=db, wakeups=wakeups, keys=keys, clock=clock, settings=settings)
         self.sessions = DeviceSessionService(
