@@ -292,9 +292,10 @@ async def test_a_reader_who_takes_nothing_makes_the_writer_wait_and_costs_little
     assert sent == before, "the writer goes on although nobody reads"
     (open_connection,) = running.server.connections
     assert open_connection._transport.get_write_buffer_size() < 64 * 1024
-    assert len(await connection.reader.readexactly(1_000_000)) == 1_000_000
-    await asyncio.sleep(0.2)
-    assert sent > before, "the writer does not go on although somebody reads"
+    # How much has to be read before the kernel takes more is its own affair: some keep 32 MB for a reader.
+    async with asyncio.timeout(10):
+        while sent == before:
+            assert await connection.reader.read(64 * 1024), "the connection ended although somebody reads"
     await connection.close()
 
 
