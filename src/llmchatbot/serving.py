@@ -81,6 +81,7 @@ async def serve(
             refusal=refuse_plainly,
             head_seconds=settings.server.idle_timeout,
             head_bytes=_HEAD_BYTES,
+            send_seconds=settings.stream.send_timeout,
         )
         await server.listen(bound)
         on_ready()

@@ -64,17 +64,23 @@ Serve = Callable[..., Awaitable[Running]]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """`await serve(application, head_seconds=…)`."""
+    """`await serve(application, head_seconds=…, send_seconds=…)`."""
     running = Running()
 
-    async def start(application: Application | None = None, *, head_seconds: float = 5.0) -> Running:
+    async def start(
+        application: Application | None = None, *, head_seconds: float = 5.0, send_seconds: float = 5.0
+    ) -> Running:
         async def echo(scope: Any, receive: Any, send: Any) -> None:
             running.seen.append(scope)
             running.bodies.append(await read_body(receive))
             await answer(send, running.bodies[-1] or scope["path"].encode())
 
         running.server = HttpServer(
-            application or echo, refusal=refusal, head_seconds=head_seconds, head_bytes=HEAD_BYTES
+            application or echo,
+            refusal=refusal,
+            head_seconds=head_seconds,
+            head_bytes=HEAD_BYTES,
+            send_seconds=send_seconds,
         )
         with socket.socket() as bound:
             bound.bind(("127.0.0.1", 0))

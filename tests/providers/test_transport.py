@@ -275,6 +275,14 @@ async def test_the_proxies_of_the_environment_are_ignored_unless_set(
         await trusting.aclose()
 
 
+async def test_a_head_without_an_end_is_given_up(server: RawServer, transport: HttpTransport) -> None:
+    """The parser speaks of whole lines alone: one that never ends was kept as long as the call had time."""
+    server.answer_raw(b"HTTP/1.1 200 OK\r\nX-Endless: " + b"a" * 1_000_000)
+    answer = await ask(model(server, transport))
+    assert isinstance(answer.error, ModelError)
+    assert "HTTP" in str(answer.error)
+
+
 async def test_a_closed_transport_refuses_with_a_model_error(server: RawServer) -> None:
     transport = HttpTransport()
     await transport.aclose()

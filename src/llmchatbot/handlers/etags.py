@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-_ENTRY = re.compile(r'\s*(W/)?"([^"]*)"\s*(?:,|$)')
-_VERSION = re.compile(r"\d{1,9}", re.ASCII)
+_STRONG = re.compile(r'"(\d{1,9})"', re.ASCII)
 
 
 def etag_of(version: int) -> str:
@@ -19,4 +18,6 @@ def versions_of(if_match: str | None) -> list[int] | None:
     """
     if if_match is None or if_match.strip() == "*":
         return None
-    return [int(tag) for weak, tag in _ENTRY.findall(if_match) if not weak and _VERSION.fullmatch(tag)]
+    # No tag of ours holds a comma.
+    entries = (_STRONG.fullmatch(entry.strip()) for entry in if_match.split(","))
+    return [int(entry[1]) for entry in entries if entry]

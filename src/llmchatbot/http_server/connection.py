@@ -10,8 +10,9 @@ from urllib.parse import unquote_to_bytes
 
 import httptools
 
-from llmchatbot.errors import AppError, HeadTimeout, HeadTooLarge, InvalidInput, MethodNotAllowed
+from llmchatbot.errors import AppError, HeadTimeout, HeadTooLarge, InvalidInput
 from llmchatbot.http_server.exchange import Exchange, Headers
+from llmchatbot.http_server.heads import cause_of, size_of, split_target
 
 if TYPE_CHECKING:
     from llmchatbot.http_server.server import HttpServer
@@ -23,9 +24,8 @@ _PIPELINED = 16
 _HEADER_LINES = 100
 # What the kernel does not take is kept here for a reader at the most, before its stream is made to wait.
 _WRITE_BUFFER = 32 * 1024
-_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 # Seconds in which a client may still send a body that was refused, so that it can read why.
-LINGER_SECONDS = 2.0
+_LINGER_SECONDS = 2.0
 
 
 class Connection(asyncio.Protocol):
@@ -44,8 +44,11 @@ class Connection(asyncio.Protocol):
         "_server",
         "_target",
         "_transport",
+        "_unframed_bytes",
+        "_unsent_bytes",
         "client",
         "lingering_since",
+        "unsent_since",
         "waiting_since",
         "write",
     )
@@ -69,6 +72,11 @@ class Connection(asyncio.Protocol):
         """Since when the head of a request is waited for."""
         self.lingering_since: float | None = None
         """Since when only the rest of a refused body is swallowed."""
+        self.unsent_since: float | None = None
+        """Since when the client takes nothing of what waits for it, if it is much or the last."""
+        self._unsent_bytes = 0
+        # Of a request whose body goes on, since the last piece of it: trailers and what is said beside a chunk's size.
+        self._unframed_bytes = 0
 
     def _begin_head(self) -> None:
         self._in_head = True
@@ -99,6 +107,7 @@ class Connection(asyncio.Protocol):
             return
         if self._parser is None:
             self._parser = httptools.HttpRequestParser(self)
+        self._unframed_bytes += len(data)
         # Where a head begins in the middle of what was read, its bytes there are not told apart, and not counted.
         counts = self._in_head or self._receiving is None or self._receiving.body_complete
         try:
@@ -109,22 +118,31 @@ class Connection(asyncio.Protocol):
                 self._receiving.keep_alive = False
             self._deaf = True
         except httptools.HttpParserError as error:
-            self._refuse(_cause_of(error, data))
+            self._refuse(cause_of(error, data))
             return
         if self._in_head and counts:
             self._head_bytes += len(data)
             if self._head_bytes > self._server.head_bytes:
                 self._refuse(HeadTooLarge())
+        elif self._unframed_bytes > self._server.head_bytes and self._body_goes_on:
+            self._refuse(HeadTooLarge())
+
+    @property
+    def _body_goes_on(self) -> bool:
+        return self._receiving is not None and not self._receiving.body_complete
 
     def eof_received(self) -> bool:
         """Whoever closes his half has gone: an answer is not worth making for nobody."""
         return False
 
     def pause_writing(self) -> None:
+        self._wait_for_client()
         if self._current is not None:
             self._current.full = True
 
     def resume_writing(self) -> None:
+        if not self._transport.is_closing():
+            self.unsent_since = None
         if self._current is not None:
             self._current.release()
 
@@ -145,7 +163,7 @@ class Connection(asyncio.Protocol):
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if _size(self._target, self._headers) > self._server.head_bytes:
+        if size_of(self._target, self._headers) > self._server.head_bytes:
             raise HeadTooLarge
         parser = self._parser
         version = parser.get_http_version()
@@ -159,21 +177,28 @@ class Connection(asyncio.Protocol):
             expects_continue=self._expects_continue,
         )
         scope["extensions"] = {"outlet": exchange}
+        self._unframed_bytes = 0
         # From here on they are the application's, which may let go of them.
         self._headers, self._target = [], b""
         self._in_head = False
         self.waiting_since = None
         self._receiving = exchange
         if self._current is None:
-            self._current = exchange
-            self._server.run(self, exchange, scope)
+            self._run(exchange, scope)
         elif len(self._queue) < _PIPELINED:
             self.pause_reading()
             self._queue.append((exchange, scope))
         else:
             raise InvalidInput("Too many requests at once on one connection.")
 
+    def _run(self, exchange: Exchange, scope: dict[str, Any]) -> None:
+        # The transport says once that it takes no more: not again to each answer that follows.
+        exchange.full = self.unsent_since is not None
+        self._current = exchange
+        self._server.run(self, exchange, scope)
+
     def on_body(self, piece: bytes) -> None:
+        self._unframed_bytes = 0
         if self._receiving is not None:
             self._receiving.feed(piece)
 
@@ -187,7 +212,7 @@ class Connection(asyncio.Protocol):
             self._parser = None
 
     def _scope(self, method: str, version: str) -> dict[str, Any]:
-        path, query = _split(self._target)
+        path, query = split_target(self._target)
         try:
             decoded = unquote_to_bytes(path).decode() if b"%" in path else path.decode("ascii")
         except UnicodeDecodeError:
@@ -233,18 +258,33 @@ class Connection(asyncio.Protocol):
         if not exchange.body_complete:
             self._linger()
         elif not exchange.keep_alive:
-            self._transport.close()
+            self.close()
         elif self._queue:
-            self._current, scope = self._queue.pop(0)
-            self._server.run(self, self._current, scope)
+            self._run(*self._queue.pop(0))
         elif self._server.closing:
-            self._transport.close()
+            self.close()
         else:
             self.waiting_since = self._server.now()
             self.resume_reading()
 
     def close(self) -> None:
+        """Once the client has taken what is written; see `stalls`."""
+        self.waiting_since = None
         self._transport.close()
+        self._wait_for_client()
+
+    def _wait_for_client(self) -> None:
+        self.unsent_since = self._server.now()
+        self._unsent_bytes = self._transport.get_write_buffer_size()
+
+    def stalls(self, now: float, seconds: float) -> bool:
+        """Whether the client has taken nothing for so long, although something waits for it, or has lingered enough."""
+        if self.lingering_since is not None:
+            return now - self.lingering_since >= _LINGER_SECONDS
+        waiting = self._transport.get_write_buffer_size()
+        if waiting != self._unsent_bytes:
+            self._unsent_bytes, self.unsent_since = waiting, now
+        return self.unsent_since is not None and now - self.unsent_since >= seconds
 
     def abort(self) -> None:
         """At once, without what was not taken yet."""
@@ -255,7 +295,7 @@ class Connection(asyncio.Protocol):
         if self._in_head and self._head_bytes:
             self._refuse(HeadTimeout())
         else:
-            self._transport.close()
+            self.close()
 
     def _refuse(self, error: AppError) -> None:
         """Answer without an application and close; after the answer under way, if there is one."""
@@ -290,29 +330,3 @@ def _write_nowhere(data: bytes) -> None:
 
 def _address(name: Any) -> tuple[str, int] | None:
     return (str(name[0]), int(name[1])) if isinstance(name, tuple) and len(name) >= 2 else None
-
-
-def _size(target: bytes, headers: Headers) -> int:
-    return len(target) + sum(len(name) + len(value) + 4 for name, value in headers)
-
-
-def _split(target: bytes) -> tuple[bytes, bytes]:
-    """Path and query of a request's target, also of the absolute form. Raises InvalidInput."""
-    if not target.startswith(b"/") or b"#" in target:
-        try:
-            parsed = httptools.parse_url(target)
-        except httptools.HttpParserInvalidURLError:
-            if target == b"*":
-                return b"*", b""
-            raise InvalidInput("The address is none.") from None
-        return parsed.path or b"/", parsed.query or b""
-    path, _, query = target.partition(b"?")
-    return path, query
-
-
-def _cause_of(error: Exception, data: bytes) -> AppError:
-    """What a callback of ours raised, else that it is no HTTP; TLS, for one, begins with no letter."""
-    if isinstance(error, httptools.HttpParserInvalidMethodError) and data[:1].isalpha():
-        return MethodNotAllowed(headers={"Allow": _METHODS})
-    cause = error.__context__
-    return cause if isinstance(cause, AppError) else InvalidInput("This is not a request of HTTP/1.1.")

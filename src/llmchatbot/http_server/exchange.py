@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 # Bytes of a body that wait for the application before the client is told to pause.
 _BODY_BUFFER = 64 * 1024
+# Bytes of an answer that are written at once.
+_PIECE = 64 * 1024
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _WITHOUT_BODY = frozenset({HTTPStatus.NO_CONTENT.value, HTTPStatus.NOT_MODIFIED.value})
@@ -164,18 +166,33 @@ class Exchange:
 
     async def send(self, message: Any) -> None:
         """ASGI's `send`. Waits while the client takes nothing; for one that has gone it does nothing."""
-        while self.full and not self.lost:
-            if self._drained is None:
-                self._drained = self._loop.create_future()
-            await self._drained
+        await self._room()
         if self.lost:
             return
         if message["type"] == "http.response.start":
             self._start(message["status"], message["headers"])
         else:
-            self._write_body(message.get("body", b""))
-            if not message.get("more_body", False):
-                self._finish()
+            await self._send_body(message.get("body", b""), last=not message.get("more_body", False))
+
+    async def _send_body(self, body: bytes, *, last: bool) -> None:
+        """In pieces: many who take nothing must not have a whole long answer each waiting here."""
+        start = 0
+        while len(body) - start > _PIECE:
+            self._write_body(body[start : start + _PIECE])
+            start += _PIECE
+            await self._room()
+            if self.lost:
+                return
+        self._write_body(body[start:])
+        if last:
+            self._finish()
+
+    async def _room(self) -> None:
+        """Return once the client takes something, or has gone."""
+        while self.full and not self.lost:
+            if self._drained is None:
+                self._drained = self._loop.create_future()
+            await self._drained
 
     def write_whole(self, status: int, headers: Headers, body: bytes) -> None:
         """An answer that no application gives."""

@@ -10,7 +10,7 @@ from email.utils import formatdate
 from typing import Any
 
 from llmchatbot.errors import AppError
-from llmchatbot.http_server.connection import LINGER_SECONDS, Connection
+from llmchatbot.http_server.connection import Connection
 from llmchatbot.http_server.exchange import Exchange, Headers
 
 logger = logging.getLogger(__name__)
@@ -27,12 +27,18 @@ Refusal = Callable[[AppError], tuple[Headers, bytes]]
 class HttpServer:
     """Serves one ASGI application on a socket that is bound already, so that a busy port is the caller's message."""
 
-    def __init__(self, application: Application, *, refusal: Refusal, head_seconds: float, head_bytes: int) -> None:
-        """`refusal` renders what is refused before the application is asked; times in seconds."""
+    def __init__(
+        self, application: Application, *, refusal: Refusal, head_seconds: float, head_bytes: int, send_seconds: float
+    ) -> None:
+        """`refusal` renders what is refused before the application is asked; times in seconds.
+
+        Who sends no head for `head_seconds`, or takes nothing of his answers for `send_seconds`, is cut off.
+        """
         self._application = application
         self.refusal = refusal
         self.head_bytes = head_bytes
         self._head_seconds = head_seconds
+        self._send_seconds = send_seconds
         self.connections: set[Connection] = set()
         self.closing = False
         self.date = b""
@@ -76,7 +82,7 @@ class HttpServer:
             since = connection.waiting_since
             if since is not None and now - since >= self._head_seconds:
                 connection.time_out()
-            elif connection.lingering_since is not None and now - connection.lingering_since >= LINGER_SECONDS:
+            elif (connection.lingering_since or connection.unsent_since) and connection.stalls(now, self._send_seconds):
                 connection.abort()
 
     def stop_accepting(self) -> None:

@@ -21,6 +21,7 @@ from llmchatbot.llm.endpoint import Endpoint
 from llmchatbot.llm.http_request import interrupted, not_http, unreachable
 
 _HEAD_BYTES = 64 * 1024
+_HEADER_LINES = 256
 _INFLATED_BYTES = 4 << 20
 """Of one piece: a bomb is no answer."""
 _CLOSE_SECONDS = 1.0
@@ -107,6 +108,7 @@ class Connection(asyncio.Protocol):
         "_descriptor",
         "_head_bytes",
         "_headers",
+        "_in_head",
         "_keep",
         "_loop",
         "_parser",
@@ -131,6 +133,7 @@ class Connection(asyncio.Protocol):
         self.on_body: Callable[[bytes], None] = _ignore
         self._headers: dict[str, str] = {}
         self._head_bytes = 0
+        self._in_head = False
         self._until_eof = False
         self._whole = True
         self._keep = True
@@ -150,6 +153,7 @@ class Connection(asyncio.Protocol):
         self.on_body = stream.feed
         self._parser = httptools.HttpResponseParser(self)
         self._headers, self._head_bytes, self._until_eof, self._whole = {}, 0, False, False
+        self._in_head = True
         self._transport.write(request)
 
     def leave(self, stream: DirectStream) -> bool:
@@ -219,6 +223,12 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail()
+            return
+        if self._in_head:
+            # The parser speaks of whole lines alone, and one may have no end.
+            self._head_bytes += len(data)
+            if self._head_bytes > _HEAD_BYTES:
+                self._fail()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave_collector()
@@ -242,9 +252,8 @@ class Connection(asyncio.Protocol):
     # Callbacks of the parser.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > _HEAD_BYTES:
-            raise ValueError("the head is too large")
+        if len(self._headers) >= _HEADER_LINES:
+            raise ValueError("the head has too many lines")
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
@@ -253,6 +262,7 @@ class Connection(asyncio.Protocol):
             # 100 and 103 announce that the real head follows.
             self._headers = {}
             return
+        self._in_head = False
         self._keep = self._keep and self._parser.should_keep_alive()
         self._until_eof = not {"content-length", "transfer-encoding"} & self._headers.keys()
         if self._stream is not None:
