@@ -109,7 +109,9 @@ def _refusal(error: AppError) -> tuple[list[tuple[bytes, bytes]], bytes]:
 async def main() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=4096) as bound:
         bound.setblocking(False)
-        server = HttpServer(Relay(os.environ["UPSTREAM_URL"]), refusal=_refusal, head_seconds=60, head_bytes=16384, send_seconds=30)
+        server = HttpServer(
+            Relay(os.environ["UPSTREAM_URL"]), refusal=_refusal, head_seconds=60, head_bytes=16384, send_seconds=30
+        )
         await server.listen(bound)
         tame_garbage_collector()
         sys.stdout.write(f"{bound.getsockname()[1]}\n")

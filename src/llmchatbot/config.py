@@ -192,6 +192,7 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
     active_generations: Annotated[int, Env("MAX_ACTIVE_GENERATIONS", "Answers one person may have in the making.")] = 3
     answer_bytes: Annotated[int, Env("MAX_ANSWER_BYTES", "Longest answer, in bytes of UTF-8.")] = 1 << 20
     answer_time: Annotated[Duration, Env("MAX_ANSWER_TIME", "Longest time for one answer.")] = Duration(600)
+    streams: Annotated[int, Env("MAX_STREAMS", "Streams one device may hold open on each process.")] = 100
     messages_per_minute: Annotated[int, Env("MESSAGES_PER_MINUTE", "Messages one person may send in a minute.")] = 60
     requests_per_minute: Annotated[int, Env("REQUESTS_PER_MINUTE", "Requests one person may make in a minute.")] = 1200
 

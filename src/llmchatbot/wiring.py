@@ -143,7 +143,12 @@ class Backend:
             name=f"{socket.gethostname()}:{os.getpid()}",
         )
         self.tails = Tails()
-        self.streams = OpenStreams(self.clock, heartbeat_seconds=stream.heartbeat, send_seconds=stream.send_timeout)
+        self.streams = OpenStreams(
+            self.clock,
+            heartbeat_seconds=stream.heartbeat,
+            send_seconds=stream.send_timeout,
+            most_per_device=self.settings.limits.streams,
+        )
         self.store = PostgresAnswerLog(rounds=self._rounds, endings=self.database)
         self.writer = Writer(self.store, self.clock, node_id=self._node_id, round_seconds=stream.round)
         self.writer.collect = self.gateway.collector.collect

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -11,6 +12,7 @@ import pytest
 from nodes import Node, Person, database_environment
 from raw_http import RawConnection, exchange
 from tests.conftest import PostgresServer, run_apart
+from tests.e2e.conftest import StartNode
 
 PROBLEM = "application/problem+json"
 ORIGIN = "https://chat.example.com"
@@ -282,3 +284,29 @@ async def test_without_cors_origins_nobody_may_read_from_elsewhere(node: Node) -
         ask = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
         async with session.options(f"{node.base}/api/v1/chats", headers=ask) as response:
             assert not [name for name in response.headers if name.lower().startswith("access-control-")]
+
+
+async def test_one_device_holds_so_many_streams_and_leaves_room_for_others(start_node: StartNode) -> None:
+    node = await start_node(MAX_STREAMS="3")
+    async with Person(node) as greedy, Person(node) as other, contextlib.AsyncExitStack() as stack:
+        held = [await stack.enter_async_context(greedy.stream("/api/v1/events")) for _ in range(3)]
+        assert {response.status for response in held} == {200}
+        generation = await greedy.start(await greedy.chat(), "[[rate=0 tokens=3]]")
+        for path in ("/api/v1/events", f"/api/v1/generations/{generation}/stream"):
+            async with greedy.stream(path) as refused:
+                assert refused.status == 429
+                assert int(refused.headers["Retry-After"]) > 0
+                assert (await refused.json())["code"] == "rate_limited"
+        async with greedy.stream(f"/api/v1/generations/{generation}/stream", last=f"{generation}.1") as back:
+            # Chromium's EventSource gives up for ever on a 429 (protocol §6).
+            assert back.status == 200
+            assert (await back.read()).startswith(b"retry: ")
+        async with other.stream("/api/v1/events") as served:
+            assert served.status == 200
+        held[0].close()
+        async with asyncio.timeout(5):
+            while True:
+                async with greedy.stream(f"/api/v1/generations/{generation}/stream") as again:
+                    if again.status == 200:
+                        break
+                await asyncio.sleep(0.05)

@@ -37,6 +37,7 @@ async def stream_events(
     poll_seconds = poll_seconds_of(wait)
     resume = request.headers.get("last-event-id") or last_event_id
     cursor = Cursor.parse(resume) if resume else None
+    stream_opener.require_room(principal.session_id)
     reading = await feed_service.open(principal.user_id, cursor)
     return stream_opener.respond(
         reading.source,

@@ -112,6 +112,7 @@ async def read_stream(
     wire = format_of(request)
     poll_seconds = poll_seconds_of(wait)
     cursor = Cursor.parse(last_event_id) if last_event_id else None
+    stream_opener.require_room(principal.session_id)
     reading = await generation_service.read(principal.user_id, generation_id, cursor)
     if reading.nothing_left:
         return Response(content=b"", status_code=204, headers={"Cache-Control": "no-store"})

@@ -77,6 +77,10 @@ class StreamOpener:
         self._streams = streams
         self._clock = clock
 
+    def require_room(self, session_id: UUID) -> None:
+        """For those who only read: what an answer costs whoever begins it is limited anyway. Raises RateLimited."""
+        self._streams.require_room(session_id)
+
     def respond(
         self,
         source: Source,

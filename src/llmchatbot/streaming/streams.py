@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 from uuid import UUID
 
 from llmchatbot.clock import Clock
+from llmchatbot.errors import RateLimited
 from llmchatbot.streaming.frames import Format
 from llmchatbot.streaming.tails import Reader
 
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 # them for a reader that takes nothing: at 64 KiB such a reader costs 150 KiB, at 4 KiB below 64 (drill slow-readers).
 _EVENTS_PER_WRITE = 256
 _BYTES_PER_WRITE = 4 * 1024
+# Whoever has too many streams open asks again after this: some of them may have ended by then.
+_ROOM_AFTER_SECONDS = 5
 
 Send = Callable[[bytes, bool], Awaitable[None]]
 
@@ -187,24 +191,38 @@ class Stream:
 class OpenStreams:
     """All streams of this process, and the one ticker that looks after them."""
 
-    def __init__(self, clock: Clock, *, heartbeat_seconds: float, send_seconds: float) -> None:
+    def __init__(self, clock: Clock, *, heartbeat_seconds: float, send_seconds: float, most_per_device: int) -> None:
         self._clock = clock
         self._heartbeat_seconds = heartbeat_seconds
         self._send_seconds = send_seconds
         self._streams: set[Stream] = set()
+        self._most_per_device = most_per_device
+        self._per_device: Counter[UUID | None] = Counter()
         self._draining = False
 
     def __len__(self) -> int:
         return len(self._streams)
 
+    def require_room(self, session_id: UUID) -> None:
+        """One device must not use up the connections of all. Raises RateLimited."""
+        if self._per_device[session_id] >= self._most_per_device:
+            raise RateLimited(
+                f"This device has {self._most_per_device} streams open; close some of them.",
+                retry_after=_ROOM_AFTER_SECONDS,
+            )
+
     def add(self, stream: Stream) -> None:
         self._streams.add(stream)
+        self._per_device[stream.session_id] += 1
         stream.task = asyncio.current_task()
         stream.farewell = self._draining
 
     def remove(self, stream: Stream) -> None:
         self._streams.discard(stream)
         stream.task = None
+        self._per_device[stream.session_id] -= 1
+        if not self._per_device[stream.session_id]:
+            del self._per_device[stream.session_id]
 
     def session_ids(self) -> set[UUID]:
         return {stream.session_id for stream in self._streams if stream.session_id is not None}

@@ -164,7 +164,7 @@ class SimulatedNode:
             database=database_port, gateway=gateway, wakeups=self.wakeups, settings=SETTINGS, name=str(number)
         )
         self.tails = Tails()
-        self.open_streams = OpenStreams(clock, heartbeat_seconds=15, send_seconds=30)
+        self.open_streams = OpenStreams(clock, heartbeat_seconds=15, send_seconds=30, most_per_device=100)
         self.open_streams._streams = InOrder()  # type: ignore[assignment]
         self.writer = Writer(store, clock, node_id=self.node_id, round_seconds=SETTINGS.round)
         self.watchers = Watchers(wakeups=self.wakeups, clock=clock, node_id=self.node_id)
