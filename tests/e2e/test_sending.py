@@ -420,6 +420,26 @@ async def test_message_too_long_for_its_model_stops_no_answer_for_its_sake(
         await person.request("POST", f"/api/v1/generations/{running}/stop")
 
 
+async def test_key_may_stand_in_header_body_or_query(person: Person) -> None:
+    """§2: one in the query of a POST was ignored, and one intent became two messages."""
+    chat = await person.chat()
+    path = f"/api/v1/chats/{chat}/messages"
+    ways: tuple[tuple[str, dict[str, str], dict[str, str]], ...] = (
+        (f"{path}?request_id=k", {}, {}),
+        (path, {"request_id": "k"}, {}),
+        (f"{path}?request_id=other", {"request_id": "other"}, {"Idempotency-Key": "k"}),
+        (f"{path}?request_id=other", {"request_id": "k"}, {}),
+    )
+    made = set()
+    for address, field, headers in ways:
+        body = {"content": SHORT, "model": "scripted", **field}
+        status, sent = await person.request("POST", address, body, headers=headers)
+        assert status == 201, sent
+        made.add(sent["generation"]["id"])
+    assert len(made) == 1
+    assert len(await person.messages(chat)) == 2
+
+
 async def test_fifty_senders_in_one_chat_get_dense_sequence_numbers(start_node: StartNode) -> None:
     """I8 and fault 5: MAX+1 without a lock; Open WebUI #28742: concurrent writes lost messages."""
     async with Person(await start_node(MAX_ACTIVE_GENERATIONS="100")) as person:

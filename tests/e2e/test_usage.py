@@ -48,3 +48,8 @@ async def test_span_and_group_that_cannot_be_are_400(person: Person, query: str)
     status, body = await person.request("GET", f"/api/v1/users/me/usage?{query}")
     assert status == 400, body
     assert body["errors"]
+
+
+async def test_the_first_days_of_all_are_asked_for_without_a_fault(person: Person) -> None:
+    """The thirty days before the fifth one overflowed, and that was a 500."""
+    assert await person.request("GET", "/api/v1/users/me/usage?to=0001-01-05") == (200, [])

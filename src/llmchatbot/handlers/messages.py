@@ -95,8 +95,9 @@ async def send_message(
     generation_service: NamedDependency[GenerationService],
     stream_opener: NamedDependency[StreamOpener],
     request_limits: NamedDependency[RequestLimits],
+    request_id: FromQuery[str | None] = None,
 ) -> Response[SentBody] | Response[bytes]:
-    key = idempotency_key(request.headers.get("idempotency-key"), data.request_id)
+    key = idempotency_key(request.headers.get("idempotency-key"), data.request_id, request_id)
     wire = _wanted_wire(request)
     if place := _place_in(request, wire):
         return await _resume(request, chat_id, place, None, principal, generation_service, stream_opener)
@@ -134,9 +135,10 @@ async def continue_message(
     stream_opener: NamedDependency[StreamOpener],
     request_limits: NamedDependency[RequestLimits],
     data: JSONBody[Again | None] = None,
+    request_id: FromQuery[str | None] = None,
 ) -> Response[SentBody] | Response[bytes]:
     again = data or Again()
-    key = idempotency_key(request.headers.get("idempotency-key"), again.request_id)
+    key = idempotency_key(request.headers.get("idempotency-key"), again.request_id, request_id)
     wire = _wanted_wire(request)
     if place := _place_in(request, wire):
         return await _resume(request, chat_id, place, None, principal, generation_service, stream_opener)
@@ -162,9 +164,10 @@ async def regenerate_message(
     stream_opener: NamedDependency[StreamOpener],
     request_limits: NamedDependency[RequestLimits],
     data: JSONBody[Again | None] = None,
+    request_id: FromQuery[str | None] = None,
 ) -> Response[SentBody] | Response[bytes]:
     again = data or Again()
-    key = idempotency_key(request.headers.get("idempotency-key"), again.request_id)
+    key = idempotency_key(request.headers.get("idempotency-key"), again.request_id, request_id)
     wire = _wanted_wire(request)
     if place := _place_in(request, wire):
         return await _resume(request, chat_id, place, None, principal, generation_service, stream_opener)
@@ -301,9 +304,9 @@ def _sent_headers(sent: Sent) -> dict[str, str]:
     return headers
 
 
-def idempotency_key(header: str | None, field: str | None) -> str | None:
-    """Raises InvalidInput unless it is 1–255 visible ASCII characters; the header wins."""
-    key = header if header is not None else field
+def idempotency_key(*places: str | None) -> str | None:
+    """What the first place that holds one says. Raises InvalidInput unless it is 1–255 visible ASCII characters."""
+    key = next((text for text in places if text is not None), None)
     if key is not None and not _KEY.fullmatch(key):
         raise InvalidInput(
             "An idempotency key is 1 to 255 visible ASCII characters.",

@@ -16,6 +16,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 
 from llmchatbot import __version__
+from llmchatbot.handlers.messages import SentBody
 from llmchatbot.handlers.problems import PROBLEM_JSON, Problem
 
 Document: TypeAlias = dict[str, Any]
@@ -41,6 +42,7 @@ _EXTRA: dict[str, tuple[int, ...]] = {
     "continueMessage": (409,),
     "regenerateMessage": (409,),
     "streamChat": (403, 405, 409, 422),
+    "streamEvents": (404,),
     "search": (422,),
     "listUsage": (422,),
 }
@@ -66,11 +68,31 @@ _TAG_OF_OPERATION = {
     "ready": "health",
 }
 _ANSWERS_AT_ONCE = {"sendMessage", "continueMessage", "regenerateMessage"}
-_ENDS_WITH_204 = {"streamGeneration"}
+_SENDS = {*_ANSWERS_AT_ONCE, "streamChat"}
+_ENDS_WITH_204 = {*_SENDS, "streamGeneration"}
 _TEXT = {"type": "string"}
 _EVENT_ID = "018f2f6e-7c3a-7b52-9d2e-6f0c1f5d8a10.17"
 _SSE = f'id: {_EVENT_ID}\ndata: {{"type":"token","content":"caf\\u00e9"}}\n\n'
 _NDJSON = f'{{"id":"{_EVENT_ID}","type":"token","content":"caf\\u00e9"}}\n'
+_KEY: Document = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same key makes the same message once: 1 to 255 visible ASCII characters. Before `request_id`.",
+    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+}
+_PLACE: Document = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "Where to go on: the `id` of the last event that was read. Wins over `last_event_id`.",
+    "schema": {"type": "string", "example": _EVENT_ID},
+}
+_OF_SENT: Document = {
+    "X-Generation-Id": {"schema": {"type": "string", "format": "uuid"}, "description": "The answer's generation."},
+    "Idempotency-Replayed": {
+        "schema": _TEXT,
+        "description": "`true`: the key was used before, its answer has ended.",
+    },
+}
 _HEADERS_OF_STATUS: dict[int, dict[str, str]] = {
     401: {"WWW-Authenticate": "RFC 6750 §3."},
     429: {"Retry-After": "Seconds.", "RateLimit": "What is left.", "RateLimit-Policy": "The limit."},
@@ -102,7 +124,7 @@ def make_document(handlers: Iterable[HTTPRouteHandler], public: Iterable[HTTPRou
 
 
 def _add_components(document: Document) -> None:
-    _, schemas = msgspec.json.schema_components([Problem], ref_template="#/components/schemas/{name}")
+    _, schemas = msgspec.json.schema_components([Problem, SentBody], ref_template="#/components/schemas/{name}")
     components = document.setdefault("components", {})
     components.setdefault("schemas", {}).update(schemas)
     components["responses"] = {_name_of(status): _problem(status) for status in _statuses()}
@@ -146,7 +168,10 @@ def _describe(operation: Document, handler: HTTPRouteHandler, *, in_path: bool) 
     responses = operation["responses"]
     responses.pop("400", None)
     if options.get("stream") and name != "stopGeneration":
+        operation.setdefault("parameters", []).extend([_KEY, _PLACE] if name in _SENDS else [_PLACE])
         _describe_stream(name, responses)
+    if name == "ready":
+        responses["503"] = {**responses["200"], "description": "Not now: `parts` says what stands in the way."}
     for status in sorted(_refusals(operation, options, in_path=in_path)):
         responses.setdefault(str(status), {"$ref": f"#/components/responses/{_name_of(status)}"})
 
@@ -158,8 +183,15 @@ def _describe_stream(name: str, responses: Document) -> None:
     }
     if name in _ANSWERS_AT_ONCE:
         responses["200"] = {**stream, "description": "With `Accept: text/event-stream`: the answer as it is made."}
+        responses["201"] = {
+            "description": "The message is stored, and its answer is being made.",
+            "headers": _OF_SENT,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/SentBody"}}},
+        }
     else:
         responses["200"] = stream
+    if name in _SENDS:
+        responses["200"]["headers"] = _OF_SENT
     if name in _ENDS_WITH_204:
         responses["204"] = {"description": "The cursor is at the end of a finished answer."}
 

@@ -25,7 +25,8 @@ class UsageService:
     ) -> list[UsageSum]:
         """Days are UTC's; by default the last thirty. Raises InvalidInput for a span backwards or beyond a year."""
         last = last or self._clock.now().date()
-        first = first or last - timedelta(days=_USUAL_DAYS - 1)
+        # Before the first of all days there is none.
+        first = first or date.fromordinal(max(1, last.toordinal() - _USUAL_DAYS + 1))
         if not timedelta() <= last - first < timedelta(days=_MOST_DAYS):
             raise InvalidInput(
                 f"'from' comes before 'to', at most {_MOST_DAYS} days.",
