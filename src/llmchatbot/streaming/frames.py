@@ -1,7 +1,7 @@
 """Events as bytes on the wire: server-sent events and their NDJSON twin (protocol §3).
 
 The frames are the subset of the WHATWG grammar that every common decoder reads alike: LF only, one `data` line of
-ASCII, `retry` only inside the first block, heartbeats as a comment line without a blank line after it.
+ASCII, `retry` only inside the first block and a farewell, heartbeats as a comment line without a blank line after it.
 """
 
 from __future__ import annotations
