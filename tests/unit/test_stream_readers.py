@@ -118,3 +118,16 @@ async def test_retry_stands_once_in_a_farewell_that_is_the_first_block() -> None
     pause = json.loads(block.split("data: ")[1])["retry"]
     assert block.split("\n")[:2] == [f"retry: {pause}", f"id: {tail.stream_id}.1"]
     assert block.count("\nretry: ") == 0
+
+
+async def test_farewell_of_the_ndjson_twin_names_the_same_place_as_the_other_form() -> None:
+    """It named none, so a reader that came back and was sent away before its first event lost its place."""
+    tail = running_answer()
+    stream, connection, running = await follow_from_the_end(tail, Format.NDJSON)
+    stream.farewell = True
+    tail.wake()
+    await asyncio.wait_for(running, 1)
+    notice = json.loads(connection.body)
+    assert (notice["code"], notice["id"]) == ("reconnect", f"{tail.stream_id}.1")
+    assert f"id: {notice['id']}\n".encode() in Format.SSE.farewell(tail.stream_id, 1)
+    assert "id" not in json.loads(Format.NDJSON.farewell(tail.stream_id, -1)), "no event was read yet"

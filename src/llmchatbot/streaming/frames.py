@@ -60,7 +60,8 @@ class Format(StrEnum):
         pause = random.randint(200, RETRY_MILLISECONDS)  # noqa: S311 # no secret
         notice = f'{{"type":"notice","code":"reconnect","content":"Please reconnect.","retry":{pause}'
         if self is Format.NDJSON:
-            return f"{notice}}}\n".encode("ascii")
+            place = f',"id":"{stream_id}.{seq}"' if seq >= 0 else ""
+            return f"{notice}{place}}}\n".encode("ascii")
         place = f"id: {stream_id}.{seq}\n" if seq >= 0 else ""
         return f"retry: {pause}\n{place}data: {notice}}}\n\n".encode("ascii")
 
