@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import Sequence
 
 from llmchatbot.clock import ManualClock
+from llmchatbot.services.feed import FeedSource
 from llmchatbot.streaming import payloads
 from llmchatbot.streaming.frames import Format
-from llmchatbot.streaming.streams import Stream
+from llmchatbot.streaming.streams import OpenStreams, Stream
 from llmchatbot.streaming.tails import Tail, Tails
 
 
@@ -46,6 +48,11 @@ async def follow_from_the_end(tail: Tail, wire: Format = Format.SSE) -> tuple[St
 
 async def until_watched(tail: Tail) -> None:
     while not tail.watched:  # noqa: ASYNC110 # a turn of the loop, not a wait
+        await asyncio.sleep(0)
+
+
+async def turns() -> None:
+    for _ in range(10):
         await asyncio.sleep(0)
 
 
@@ -131,3 +138,31 @@ async def test_farewell_of_the_ndjson_twin_names_the_same_place_as_the_other_for
     assert (notice["code"], notice["id"]) == ("reconnect", f"{tail.stream_id}.1")
     assert f"id: {notice['id']}\n".encode() in Format.SSE.farewell(tail.stream_id, 1)
     assert "id" not in json.loads(Format.NDJSON.farewell(tail.stream_id, -1)), "no event was read yet"
+
+
+async def test_long_poll_gets_a_heartbeat_after_each_silence_and_looks_for_news_no_more_often() -> None:
+    """It never got one, so one was due at each tick, and each woke the feed and asked the database."""
+    clock, connection = ManualClock(), Connection()
+    reads: list[float] = []
+
+    async def read(after: int) -> Sequence[str]:
+        reads.append(clock.monotonic() - began)
+        return []
+
+    began = clock.monotonic()
+    source = FeedSource(uuid.uuid4(), 5, [], read)
+    stream = Stream(source, seq=4, wire=Format.SSE, send=connection.send, session_id=None, clock=clock)
+    streams = OpenStreams(clock, heartbeat_seconds=15, send_seconds=10)
+
+    async def answer() -> None:
+        streams.add(stream)
+        await stream.run(opening=Format.SSE.opening(), poll_seconds=60)
+
+    running = asyncio.create_task(answer())
+    for _ in range(50):
+        await turns()
+        clock.advance(1)
+        streams.tick()
+    await turns()
+    assert (connection.body, reads) == (b":\n" * 3, [0, 15, 30, 45])
+    running.cancel()

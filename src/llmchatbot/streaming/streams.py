@@ -136,14 +136,14 @@ class Stream:
                     return
             elif source.ended:
                 return
+            elif self.heartbeat_due:
+                await self._write(self.wire.heartbeat)
             elif deadline is not None:
                 rest = deadline - self._clock.monotonic()
                 if sent or rest <= 0:
                     return
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(source.wait(), rest)
-            elif self.heartbeat_due:
-                await self._write(self.wire.heartbeat)
             else:
                 # What is offered is written without the opening, so the first block is not taken that way.
                 await source.wait(self if self.outlet is not None and not head else None)
