@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 
@@ -17,10 +18,14 @@ from llmchatbot.errors import DatabaseUnavailable
 from llmchatbot.ids import new_id
 from llmchatbot.llm.gateway import ModelGateway
 from llmchatbot.models.generations import Generation, Status
+from llmchatbot.models.principals import Principal
 from llmchatbot.repositories import nodes
 from llmchatbot.repositories.answer_log import PostgresAnswerLog
+from llmchatbot.repositories.sending import Situation
 from llmchatbot.services.answers import AnswerMaker
+from llmchatbot.services.beginnings import Key, Plan, beginning_of
 from llmchatbot.services.nodes import NodeService
+from llmchatbot.services.prompts import PromptBuilder
 from llmchatbot.streaming import payloads
 from llmchatbot.streaming.followers import Followers
 from llmchatbot.streaming.store import Batch
@@ -182,6 +187,39 @@ async def test_what_was_shown_is_never_begun_anew(db: Database, prefix: str, eve
     await node.tick()
     generation = await make_generation(db, new_id(), events=dict(enumerate(['{"type":"start"}', *events])))
     await db.execute("UPDATE generations SET prefix = $2 WHERE id = $1", generation, prefix)
+    await node.tick()
+    assert (len(maker.started), len(maker.ended)) == ((1, 0) if again else (0, 1))
+
+
+def continued_by_another_model(prefix: str) -> list[str]:
+    """The first events of an answer that goes on from `prefix` after its model was replaced."""
+    plan = Plan(
+        question=None, content=None, parent_id=None, model="m", parameters={}, prefix=prefix, stands_in_for="gone"
+    )
+    chat = SimpleNamespace(id=new_id(), branch=[], title_source="user", last_sequence=2)
+    prompts = SimpleNamespace(choose=lambda *_, prefix: SimpleNamespace(record={}))
+    beginning = beginning_of(
+        Principal(user_id=new_id(), session_id=new_id()),
+        cast("Situation", chat),
+        plan,
+        Key(),
+        prompts=cast("PromptBuilder", prompts),
+        node_id=new_id(),
+    )
+    return list(beginning.new.events)
+
+
+@pytest.mark.parametrize(("more", "again"), [([], True), ([THOUGHT], False), ([TOLD], False)])
+async def test_continue_by_a_model_in_place_of_another_is_run_again_while_nothing_new_was_shown(
+    db: Database, more: list[str], again: bool
+) -> None:
+    """The notice that tells of the other model stands before the old text, which was then taken for new."""
+    node, maker = make_node(db)
+    await node.tick()
+    begun = continued_by_another_model("told ")
+    assert sum(map(payloads.shows_something, begun)) == 1
+    generation = await make_generation(db, new_id(), events=dict(enumerate([*begun, *more])))
+    await db.execute("UPDATE generations SET prefix = 'told ' WHERE id = $1", generation)
     await node.tick()
     assert (len(maker.started), len(maker.ended)) == ((1, 0) if again else (0, 1))
 

@@ -176,9 +176,9 @@ class NodeService:
     def _may_go_on(self, generation: Generation, stored: list[str]) -> bool:
         if generation.epoch > _MOST_EPOCHS:
             return False
-        # The first events are the start and what the person asked to go on from.
-        first = 2 if generation.prefix else 1
-        if payloads.text_of(stored) == generation.prefix and not any(map(payloads.shows_something, stored[first:])):
+        # What the person asked to go on from is an event too, wherever among the first ones it stands.
+        shown = sum(map(payloads.shows_something, stored))
+        if payloads.text_of(stored) == generation.prefix and shown <= bool(generation.prefix):
             return True
         known = {model.name: model for model in self._gateway.describe()}
         model = known.get(generation.model)

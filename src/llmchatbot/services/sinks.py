@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmchatbot.errors import AnswerTooLong
 from llmchatbot.llm.events import Answering, Event, Finished, Notice, ReasoningDelta, TextDelta, ToolCallDelta, Usage
+from llmchatbot.llm.tokens import utf8_size
 from llmchatbot.services.jobs import Job
 from llmchatbot.streaming import payloads
 from llmchatbot.streaming.drafts import Draft
@@ -13,13 +14,16 @@ from llmchatbot.streaming.writer import Writer
 class JobSink:
     """Every method raises AnswerTooLong."""
 
-    __slots__ = ("_draft", "_job", "_limit_bytes", "_writer")
+    __slots__ = ("_cut", "_draft", "_job", "_limit_bytes", "_room_bytes", "_writer")
 
     def __init__(self, job: Job, writer: Writer, *, limit_bytes: int) -> None:
         self._job = job
         self._draft = job.draft
         self._writer = writer
         self._limit_bytes = limit_bytes
+        # For text and thoughts: what tool calls do not need of the limit.
+        self._room_bytes = limit_bytes
+        self._cut = False
 
     @property
     def size(self) -> int:
@@ -28,27 +32,37 @@ class JobSink:
     def text(self, piece: str) -> None:
         """Runs once per token."""
         draft = self._draft
+        # No character has more than four bytes; only a piece that may not fit is measured.
+        if draft.bytes + 4 * len(piece) > self._room_bytes:
+            self.events([TextDelta(piece)])
+            return
         draft.add_text(piece)
         self._writer.touch(draft)
-        if draft.bytes > self._limit_bytes:
-            self._refuse()
 
     def events(self, batch: list[Event]) -> None:
+        """All of a batch that does not fit is looked at: its usage counts in any case."""
         draft = self._draft
         for event in batch:
             self._take(event, draft)
         self._writer.touch(draft)
-        if draft.bytes > self._limit_bytes:
-            self._refuse()
+        if self._cut:
+            raise AnswerTooLong(f"The answer reached the limit of {self._limit_bytes} bytes.")
 
-    def _refuse(self) -> None:
-        raise AnswerTooLong(f"The answer reached the limit of {self._limit_bytes} bytes.")
+    def _fitting(self, text: str) -> str:
+        """As many whole characters of it as fit, and nothing of what comes behind a cut: one piece may be a MiB."""
+        if self._cut:
+            return ""
+        room = self._room_bytes - self._draft.bytes
+        if utf8_size(text) <= room:
+            return text
+        self._cut = True
+        return text.encode()[: max(room, 0)].decode(errors="ignore")
 
     def _take(self, event: Event, draft: Draft) -> None:
         if isinstance(event, TextDelta):
-            draft.add_text(event.text)
+            draft.add_text(self._fitting(event.text))
         elif isinstance(event, ReasoningDelta):
-            draft.add_reasoning(event.text)
+            draft.add_reasoning(self._fitting(event.text))
         elif isinstance(event, Finished):
             self._job.finish_reason = event.reason
         elif isinstance(event, Usage):
@@ -58,14 +72,15 @@ class JobSink:
         elif isinstance(event, Notice):
             draft.add_event(payloads.notice(event.code, event.text, event.data))
         elif isinstance(event, ToolCallDelta):
-            draft.add_event(
-                payloads.encode(
-                    {
-                        "type": "tool_call",
-                        "index": event.index,
-                        "id": event.id,
-                        "name": event.name,
-                        "arguments": event.arguments,
-                    }
-                )
+            self._take_call(event, draft)
+
+    def _take_call(self, event: ToolCallDelta, draft: Draft) -> None:
+        arguments = self._fitting(event.arguments)
+        if self._cut and not arguments:
+            return
+        self._room_bytes -= utf8_size(arguments)
+        draft.add_event(
+            payloads.encode(
+                {"type": "tool_call", "index": event.index, "id": event.id, "name": event.name, "arguments": arguments}
             )
+        )

@@ -1,7 +1,7 @@
 """Events as bytes on the wire: server-sent events and their NDJSON twin (protocol §3).
 
 The frames are the subset of the WHATWG grammar that every common decoder reads alike: LF only, one `data` line of
-ASCII, `retry` only inside the first block, heartbeats as a comment line without a blank line after it.
+ASCII, `retry` only inside the first block and a farewell, heartbeats as a comment line without a blank line after it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Format(StrEnum):
         pause = random.randint(200, RETRY_MILLISECONDS)  # noqa: S311 # no secret
         notice = f'{{"type":"notice","code":"reconnect","content":"Please reconnect.","retry":{pause}'
         if self is Format.NDJSON:
-            return f"{notice}}}\n".encode("ascii")
+            place = f',"id":"{stream_id}.{seq}"' if seq >= 0 else ""
+            return f"{notice}{place}}}\n".encode("ascii")
         place = f"id: {stream_id}.{seq}\n" if seq >= 0 else ""
         return f"retry: {pause}\n{place}data: {notice}}}\n\n".encode("ascii")
 

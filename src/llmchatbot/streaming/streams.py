@@ -117,14 +117,15 @@ class Stream:
         self._clock = clock
 
     async def run(self, *, opening: bytes = b"", poll_seconds: float | None = None) -> None:
-        """`opening` stands before the first write; with `poll_seconds` the stream ends with the first events."""
+        """`opening` stands in the first block; with `poll_seconds` the stream ends with the first events."""
         head = opening
         sent = False
         deadline = None if poll_seconds is None else self._clock.monotonic() + poll_seconds
         while not self.gone:
             source = self.source
             if self.farewell or (source.replaced and not source.ended and source.last <= self.seq):
-                await self._write(head + self.wire.farewell(source.stream_id, self.seq))
+                # Has a pause of its own: a block with that of the opening too would name two.
+                await self._write(self.wire.farewell(source.stream_id, self.seq))
                 return
             if source.last > self.seq:
                 payloads = self._next_piece(source)
@@ -139,16 +140,17 @@ class Stream:
                     return
             elif source.ended:
                 return
+            elif self.heartbeat_due:
+                await self._write(self.wire.heartbeat)
             elif deadline is not None:
                 rest = deadline - self._clock.monotonic()
                 if sent or rest <= 0:
                     return
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(source.wait(), rest)
-            elif self.heartbeat_due:
-                await self._write(self.wire.heartbeat)
             else:
-                await source.wait(self if self.outlet is not None else None)
+                # What is offered is written without the opening, so the first block is not taken that way.
+                await source.wait(self if self.outlet is not None and not head else None)
 
     def offer(self, first: int, count: int, frames: bytes) -> bool:
         """The short way of nearly every token: no task wakes, and the frame was made once for all readers.
