@@ -86,6 +86,18 @@ def test_every_make_target_that_a_document_names_exists() -> None:
         assert named <= targets, f"{page.relative_to(ROOT)}: {named - targets}"
 
 
+def test_nothing_says_to_install_the_name_from_an_index() -> None:
+    """The package `llmchatbot` on PyPI is a stranger's; this project is installed from a checkout."""
+    by_name = re.compile(r"(?:pipx?3?|uv|uvx)\b[^\n`]*?\s['\"]?llmchatbot(?![\w./-])", re.IGNORECASE)
+    assert by_name.search("pip install 'llmchatbot[local]'")
+    assert by_name.search("pip install -U llmchatbot")
+    assert not by_name.search("pip install --no-deps .")
+    code = [*ROOT.glob("src/**/*.py"), *ROOT.glob("scripts/*")]
+    for path in [*PAGES, *filter(Path.is_file, code), ROOT / "Makefile", ROOT / "Dockerfile"]:
+        told = by_name.search(path.read_text(encoding="utf-8"))
+        assert told is None, f"{path.relative_to(ROOT)}: {told[0]}"
+
+
 def test_the_newest_entry_of_the_changelog_is_this_version() -> None:
     newest = re.search(r"^## \[?(\d+\.\d+\.\d+)\]?", read("CHANGELOG.md"), re.MULTILINE)
     assert newest is not None
