@@ -25,8 +25,8 @@ _LARGEST_LOAD = 2000
 _CONNECT_SECONDS = 10.0
 _USUAL_LIMIT = 3  # MAX_ACTIVE_GENERATIONS, where nobody set it
 _STREAMS = (
-    f"answers at once, default {_USUAL_LIMIT}: this is one person, to whom the deployment gives no more. For more raise "
-    "MAX_ACTIVE_GENERATIONS there, and MESSAGES_PER_MINUTE for many rounds"
+    f"answers at once, default {_USUAL_LIMIT}: this is one person, to whom the deployment gives no more. For more "
+    "raise MAX_ACTIVE_GENERATIONS there, and MESSAGES_PER_MINUTE for many rounds"
 )
 _SHARES = (0.5, 0.95, 0.99)
 
