@@ -29,6 +29,7 @@ export default {
   searchHint: "Search chats",
   searchResults: "Search results",
   searchNothing: "Nothing found for “{query}”.",
+  searchCountMore: "{count}+ hits",
   searchCount: { one: "{count} hit", other: "{count} hits" },
   clearSearch: "Clear the search",
   openSidebar: "Show the list of chats",

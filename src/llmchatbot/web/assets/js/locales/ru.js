@@ -29,6 +29,7 @@ export default {
   searchHint: "Поиск по чатам",
   searchResults: "Результаты поиска",
   searchNothing: "По запросу «{query}» ничего не нашлось.",
+  searchCountMore: "{count}+ совпадений",
   searchCount: {
     one: "{count} совпадение",
     few: "{count} совпадения",
