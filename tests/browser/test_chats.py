@@ -129,7 +129,7 @@ async def test_more_hits_than_a_page_come_by_scrolling_and_the_arrow_leads_to_th
     await page.reload()
     await expect(row(page, "Newest")).to_be_visible()
     hits, count = page.locator(".result"), page.locator(".results h3")
-    # The first page is all that is asked for until somebody scrolls: the end is out of sight, farther than it looks ahead.
+    # In a low window the end of the first page is farther away than the list looks ahead.
     await page.set_viewport_size({"width": 1280, "height": 360})
     await page.get_by_role("searchbox").fill("persimmon")
     await expect(count).to_have_text("20+ hits")
