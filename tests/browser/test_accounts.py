@@ -48,6 +48,8 @@ async def test_taken_address_and_common_password_are_pointed_out(ada: Somebody, 
     await page.get_by_label("Password", exact=True).fill("password")
     await page.get_by_role("button", name="Create account").click()
     await expect(page.get_by_label("Password", exact=True)).to_have_attribute("aria-invalid", "true")
+    await expect(page.locator("#password-note")).to_have_text("This password is too common. Use 8 to 256 characters.")
+    await expect(page.get_by_role("alert")).to_have_text("Please check the marked fields.")
     other.forgive_failed_requests()
 
 

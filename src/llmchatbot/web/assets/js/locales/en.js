@@ -202,13 +202,13 @@ export default {
   fields: {
     username: "A name has 3 to 100 characters.",
     email: "This does not look like an e-mail address.",
-    password: "Choose one of 8 to 256 characters that is not among the first that anybody would try.",
-    new_password: "Choose one of 8 to 256 characters that is not among the first that anybody would try.",
+    password: "This password is too common. Use 8 to 256 characters.",
+    new_password: "This password is too common. Use 8 to 256 characters.",
     title: "A title has 1 to 255 characters.",
   },
   errors: {
-    invalid_input: "Please look at it again: something in it cannot be taken.",
-    unprocessable_input: "Please look at it again: something in it cannot be taken.",
+    invalid_input: "Please check the marked fields.",
+    unprocessable_input: "Please check the marked fields.",
     idempotency_key_reused: "This was sent before, in other words; send it once more.",
     conflict: "It was changed meanwhile; look again.",
     precondition_failed: "It was changed meanwhile; look again.",
