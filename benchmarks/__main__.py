@@ -20,8 +20,8 @@ from benchmarks.records import Report
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--quick", action="store_true", help="the two figures that matter, two minutes (default)")
-    form.add_argument("--full", action="store_true", help="every scene; about an hour")
+    form.add_argument("--quick", action="store_true", help="the two figures that matter, about three minutes (default)")
+    form.add_argument("--full", action="store_true", help="every scene, about 15 minutes")
     parser.add_argument("--scene", action="append", default=[], help="only this scene; may be given again")
     parser.add_argument("--only", action="append", default=[], help="only this contender; may be given again")
     parser.add_argument("--rounds", type=int, default=0, help="rounds of each scene")

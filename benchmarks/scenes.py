@@ -166,7 +166,7 @@ LIST_QUICK = ListScene(
 LIST_FULL = msgspec.structs.replace(LIST_QUICK, window=4.0, rounds=5)
 HISTORY_SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
-# What fits into two minutes: the lower bound and the single scenes are left to the full form.
+# What fits into about three minutes: the lower bound and the single scenes are left to the full form.
 QUICK = (
     msgspec.structs.replace(HEADLINE, ramp=3.0, window=3.5, rounds=2, subjects=("go_relay", "fastapi_relay", "ours")),
 )

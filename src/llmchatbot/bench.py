@@ -1,8 +1,9 @@
 """`llmchatbot bench`: how a running deployment streams, seen from outside, with an account of it.
 
 Opens so many chats at once, asks each the same, and reports the time to the first token, the pauses between tokens, and
-the throughput. It is a client like any other: what it sees includes the network, every proxy and the model itself. To
-compare this product with others on one machine, see `make bench` in the repository.
+the throughput. It is a client like any other: what it sees includes the network, every proxy and the model itself. And
+it is one person, to whom the deployment gives no more answers at once than to any other. To compare this product with
+others on one machine, see `make bench` in the repository.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ from llmchatbot.llm.decoder import SseDecoder
 
 _LARGEST_LOAD = 2000
 _CONNECT_SECONDS = 10.0
+_USUAL_LIMIT = 3  # MAX_ACTIVE_GENERATIONS, where nobody set it
+_STREAMS = (
+    f"answers at once, default {_USUAL_LIMIT}: this is one person, to whom the deployment gives no more. For more "
+    "raise MAX_ACTIVE_GENERATIONS there, and MESSAGES_PER_MINUTE for many rounds"
+)
 _SHARES = (0.5, 0.95, 0.99)
 
 
@@ -48,6 +54,8 @@ class Measured(msgspec.Struct, kw_only=True):
     whole: bool = False
     """Whether the last frame's text is what the frames before it added up to."""
     ending: str = ""
+    refused: bool = False
+    """Whether there was no stream at all: `ending` is the HTTP status and the reason then."""
 
 
 class _Created(msgspec.Struct):
@@ -58,7 +66,7 @@ class _Created(msgspec.Struct):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="base URL of the deployment")
-    parser.add_argument("--streams", type=int, default=10, help="answers at once (limits of the deployment apply)")
+    parser.add_argument("--streams", type=int, default=_USUAL_LIMIT, help=_STREAMS)
     parser.add_argument("--rounds", type=int, default=1, help="answers of each stream, one after the other")
     parser.add_argument("--message", default="Tell me a story of about three hundred words.", help="what is asked")
     parser.add_argument("--model", default="", help="public name of a model; default: the deployment's")
@@ -76,6 +84,12 @@ def run(arguments: argparse.Namespace) -> int:
     figures = summary(answers, time.monotonic() - began)
     text = msgspec.json.encode(figures).decode() if arguments.json else table(figures)
     sys.stdout.write(text + "\n")
+    if refused := [answer.ending for answer in answers if answer.refused]:
+        sys.stderr.write(
+            f"{len(refused)} of {len(answers)} answers were refused: the figures are not those of the load asked for.\n"
+            f"The first refusal: {refused[0]}\n"
+            "After 429: fewer --streams, or raise MAX_ACTIVE_GENERATIONS and MESSAGES_PER_MINUTE of the deployment.\n"
+        )
     return 0 if all(answer.ending == "completed" and answer.whole for answer in answers) else 1
 
 
@@ -143,6 +157,7 @@ async def measure_answer(
             f"/api/v1/chats/{chat}/messages", json=body, headers={**headers, "Accept": "text/event-stream"}
         ) as response:
             if response.status not in {200, 201}:
+                measured.refused = True
                 measured.ending = f"{response.status}: {_reason(await response.read())}"
                 return measured
             await _read(response.content, measured, began)

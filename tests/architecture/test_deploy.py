@@ -97,6 +97,10 @@ def test_compose_sets_only_settings_that_exist(compose: dict[str, Any]) -> None:
             assert variable.removesuffix("_FILE") in KNOWN, f"{name}: {variable}"
 
 
+def test_a_model_server_on_the_host_has_a_name_in_the_backend(compose: dict[str, Any]) -> None:
+    assert compose["services"]["backend"]["extra_hosts"] == ["host.docker.internal:host-gateway"]
+
+
 def test_compose_holds_no_secret(compose: dict[str, Any]) -> None:
     for service in compose["services"].values():
         environment = service.get("environment", {})

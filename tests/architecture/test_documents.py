@@ -67,7 +67,7 @@ def test_the_russian_readme_has_the_same_headings_and_commands() -> None:
     commands = [[(kind, body) for kind, body in _FENCE.findall(text) if kind == "sh"] for text in (english, russian)]
     assert commands[0] == commands[1]
     targets = [_LINK.findall(without_code(text)) for text in (english, russian)]
-    swapped = {"README.ru.md": "README.md"}
+    swapped = {"README.ru.md": "README.md", "docs/img/russian.png": "docs/img/chat-1280-light.png"}
     assert [swapped.get(target, target) for target in targets[0]] == [swapped.get(t, t) for t in targets[1]]
 
 
@@ -84,6 +84,18 @@ def test_every_make_target_that_a_document_names_exists() -> None:
     for page in PAGES:
         named = set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE))
         assert named <= targets, f"{page.relative_to(ROOT)}: {named - targets}"
+
+
+def test_nothing_says_to_install_the_name_from_an_index() -> None:
+    """The package `llmchatbot` on PyPI is a stranger's; this project is installed from a checkout."""
+    by_name = re.compile(r"(?:pipx?3?|uv|uvx)\b[^\n`]*?\s['\"]?llmchatbot(?![\w./-])", re.IGNORECASE)
+    assert by_name.search("pip install 'llmchatbot[local]'")
+    assert by_name.search("pip install -U llmchatbot")
+    assert not by_name.search("pip install --no-deps .")
+    code = [*ROOT.glob("src/**/*.py"), *ROOT.glob("scripts/*")]
+    for path in [*PAGES, *filter(Path.is_file, code), ROOT / "Makefile", ROOT / "Dockerfile"]:
+        told = by_name.search(path.read_text(encoding="utf-8"))
+        assert told is None, f"{path.relative_to(ROOT)}: {told[0]}"
 
 
 def test_the_newest_entry_of_the_changelog_is_this_version() -> None:

@@ -48,6 +48,8 @@ async def test_taken_address_and_common_password_are_pointed_out(ada: Somebody, 
     await page.get_by_label("Password", exact=True).fill("password")
     await page.get_by_role("button", name="Create account").click()
     await expect(page.get_by_label("Password", exact=True)).to_have_attribute("aria-invalid", "true")
+    await expect(page.locator("#password-note")).to_have_text("This password is too common. Use 8 to 256 characters.")
+    await expect(page.get_by_role("alert")).to_have_text("Please check the marked fields.")
     other.forgive_failed_requests()
 
 
@@ -79,6 +81,27 @@ async def test_guest_talks_and_keeps_the_account(ada: Somebody) -> None:
     api = await ada.api()
     assert len(await api.messages(chat_of(page))) == 2
     await api.close()
+
+
+async def test_guest_who_logs_out_is_told_that_the_chats_go_and_may_stay(ada: Somebody) -> None:
+    page = await ada.page()
+    await page.get_by_role("button", name="Try it as a guest").click()
+    await ask(page, "[[rate=0 tokens=3]]")
+    await answered(page)
+    question = page.get_by_role("dialog", name="Log out as a guest?")
+    for tab, door in (("Keyboard", "Log out"), ("Devices", "Log out on all devices")):
+        await open_settings(page, tab)
+        await page.get_by_role("button", name=door, exact=True).click()
+        await expect(question).to_contain_text("You will not be able to come back to these chats.")
+        await question.get_by_role("button", name="Keep this account").click()
+        await expect(question).to_have_count(0)
+        await expect(page.get_by_label("E-mail")).to_be_visible()  # the form that keeps it
+        await page.keyboard.press("Escape")
+        await expect(answers(page)).to_have_count(1)
+    await page.get_by_role("button", name="Account").click()
+    await page.get_by_role("button", name="Log out", exact=True).click()
+    await question.get_by_role("button", name="Log out anyway").click()
+    await expect(page.get_by_text("You are logged out.")).to_be_visible()
 
 
 async def test_two_people_never_see_each_others_chats(ada: Somebody, new_person: NewPerson) -> None:

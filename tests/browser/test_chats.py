@@ -119,6 +119,36 @@ async def test_search_marks_hits_and_leads_to_the_message(ada: Somebody) -> None
     await expect(answers(page)).to_contain_text("In warm valleys")
 
 
+async def test_more_hits_than_a_page_come_by_scrolling_and_the_arrow_leads_to_them(ada: Somebody) -> None:
+    page = await ada.arrive()
+    api = await ada.api()
+    for number in range(45):
+        await api.post("/chats", {"title": f"Persimmon number {number}"})
+    await api.post("/chats", {"title": "Newest, and about something else"})
+    await api.close()
+    await page.reload()
+    await expect(row(page, "Newest")).to_be_visible()
+    hits, count = page.locator(".result"), page.locator(".results h3")
+    # In a low window the end of the first page is farther away than the list looks ahead.
+    await page.set_viewport_size({"width": 1280, "height": 360})
+    await page.get_by_role("searchbox").fill("persimmon")
+    await expect(count).to_have_text("20+ hits")
+    await page.keyboard.press("ArrowDown")
+    await expect(hits.first).to_be_focused()
+    for _ in range(5):
+        await page.locator(".side-scroll").evaluate("element => element.scrollTo(0, element.scrollHeight)")
+        await page.wait_for_timeout(100)
+    await expect(hits).to_have_count(45)
+    await expect(count).to_have_text("45 hits")
+    await expect(page.locator(".list-edge")).to_be_hidden()
+    titles = await page.locator(".result-title").all_inner_texts()
+    assert titles == [f"Persimmon number {number}" for number in reversed(range(45))]
+    await page.get_by_role("searchbox").fill("something else")
+    await expect(count).to_have_text("1 hit")
+    await page.get_by_role("searchbox").fill("")
+    await expect(row(page, "Newest")).to_be_visible()
+
+
 async def test_hit_is_read_without_the_signs_of_markdown(ada: Somebody) -> None:
     page = await ada.arrive()
     await ask(page, "[[rate=0 text='## Fruit\n\n| **persimmon** | `sweet` |\n| --- | ---: |\n| yes | 1 |']]")

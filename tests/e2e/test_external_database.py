@@ -177,7 +177,9 @@ async def test_a_missing_role_says_how_to_make_it(roles: External) -> None:
     over_socket = msgspec.structs.replace(roles.superuser, user='no "body"', password="unused")
     said = await refusal(over_socket)
     assert 'no role "no ""body"""' in said
-    assert "scripts/init_db.sql" in said
+    assert "DB_PASSWORD='…' psql -h" in said
+    assert "-v role='no \"body\"'" in said
+    assert said.count("scripts/init_db.sql") == 1
     # With passwords a server does not tell a missing role from a wrong password; both remedies are named.
     said = await refusal(roles.address("nobody_here", "postgres"))
     assert "has no such role" in said

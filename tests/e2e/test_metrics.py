@@ -43,6 +43,13 @@ async def test_requests_are_counted_by_route_and_nobody_is_named(person: Person)
     assert "canary" not in text
 
 
+async def test_the_kind_of_text_is_named_once(person: Person) -> None:
+    async with aiohttp.ClientSession() as session, session.get(f"{person.node.base}/metrics") as response:
+        kind = response.headers["Content-Type"]
+    assert kind.startswith("text/plain; version=")
+    assert kind.count("charset=utf-8") == 1
+
+
 async def test_behind_a_proxy_nobody_may_read_them(person: Person) -> None:
     assert (await scrape(person.node, **{"X-Forwarded-For": "203.0.113.7"}))[0] == 404
 

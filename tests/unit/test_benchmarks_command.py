@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from llmchatbot import bench
+from llmchatbot import bench, config
 from llmchatbot.errors import StartupError
 
 GOOD = (
@@ -83,9 +83,17 @@ async def test_each_ending_is_named(
 
 @pytest.mark.parametrize("deployment", [()], indirect=True)
 async def test_a_refusal_is_told_with_its_reason(deployment: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out = await figures_of(deployment, capsys)
+    code = await asyncio.to_thread(bench.run, arguments("--url", deployment, "--json"))
+    out, told = capsys.readouterr()
     assert code == 1
-    assert '"429: Too many.":2' in out
+    assert '"429: Too many.":3' in out
+    assert told.startswith("3 of 3 answers were refused")
+    assert "429: Too many.\n" in told
+    assert "MAX_ACTIVE_GENERATIONS" in told
+
+
+def test_no_more_streams_than_a_deployment_lets_one_person_have() -> None:
+    assert arguments().streams == config.Settings().limits.active_generations
 
 
 async def test_nobody_there_is_one_sentence() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import ssl
 
@@ -32,7 +33,7 @@ def _verdict(error: Exception, address: Address) -> str:
             sentence = (
                 f"The server at {where} refused the password of role {role} (or has no such role).\n"
                 f"Set DB_PASSWORD to the right one. To set a new one, as a superuser: ALTER ROLE {role} PASSWORD '…';\n"
-                "To make the role: psql -f scripts/init_db.sql"
+                f"To make the role: {_by_script(address)}"
             )
         case asyncpg.InvalidAuthorizationSpecificationError():
             sentence = _not_let_in(str(error), address)
@@ -61,7 +62,8 @@ def _not_let_in(sentence: str, address: Address) -> str:
     if "does not exist" in sentence:
         return (
             f"The server at {address.host} has no role {role}.\n"
-            f"Make it, as a superuser: psql -f scripts/init_db.sql, or: CREATE ROLE {role} LOGIN PASSWORD '…' CREATEDB;"
+            f"Make it, as a superuser: {_by_script(address)}\n"
+            f"or: CREATE ROLE {role} LOGIN PASSWORD '…' CREATEDB;"
         )
     if "not permitted to log in" in sentence:
         return f"The role {role} may not log in. As a superuser: ALTER ROLE {role} LOGIN;"
@@ -96,8 +98,18 @@ def missing_database(address: Address) -> str:
     return (
         f"The server at {address.host} has no database {database}, and the role {role} may not create it.\n"
         f"As a superuser: CREATE DATABASE {database} OWNER {role} ENCODING 'UTF8' TEMPLATE template0;\n"
-        f"or let the role do it: ALTER ROLE {role} CREATEDB;  or: psql -f scripts/init_db.sql"
+        f"or let the role do it: ALTER ROLE {role} CREATEDB;  or: {_by_script(address)}"
     )
+
+
+def _by_script(address: Address) -> str:
+    """The line to type in a checkout: with the password that the script wants, and with what it does not assume."""
+    usual = Address(host=address.host)
+    port = "" if address.port == usual.port else f" -p {address.port}"
+    names = [("role", address.user, usual.user), ("database", address.database, usual.database)]
+    others = "".join(f" -v {name}={shlex.quote(value)}" for name, value, assumed in names if value != assumed)
+    where = shlex.quote(address.host)
+    return f"DB_PASSWORD='…' psql -h {where}{port} -U postgres{others} -f scripts/init_db.sql"
 
 
 def quoted(identifier: str) -> str:

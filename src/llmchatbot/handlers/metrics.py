@@ -20,6 +20,7 @@ from llmchatbot.handlers.authentication import PUBLIC
 from llmchatbot.services.jobs import Pace
 
 _PACES = (1, 2, 5, 10, 20, 35, 50, 75, 100, 150, 200, 350, 500, 1000)
+_CONTENT_TYPE = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")  # which the framework adds to every text
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 300)
 
 
@@ -125,7 +126,7 @@ def _is_local(request: Request[Any, Any, Any]) -> bool:
 async def metrics(request: Request[Any, Any, Any], figures: NamedDependency[Figures]) -> Response[bytes]:
     """To this machine alone, or to whoever presents METRICS_TOKEN."""
     figures.require_watcher(request)
-    return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(figures.registry), media_type=_CONTENT_TYPE)
 
 
 ROUTES = (metrics,)

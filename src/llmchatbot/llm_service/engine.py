@@ -42,8 +42,9 @@ def require_installed() -> None:
     """Raises StartupError which names the extra."""
     if not installed():
         raise StartupError(
-            "Local models need the extra 'local': pip install 'llmchatbot[local]'\n"
-            "(in a checkout: make local). Or set LLM_SERVICE_URL to a model server elsewhere."
+            "Local models need the extra 'local'. In a checkout: make local\n"
+            "(without make: pip install --require-hashes -r requirements/local.txt). "
+            "Or set LLM_SERVICE_URL to a model server elsewhere."
         )
 
 

@@ -4,9 +4,9 @@ import { ApiError } from "./api.js";
 import { call, get, logOut } from "./auth.js";
 import { h, icon, replace, store as keep, stored } from "./dom.js";
 import { explain, explainField, language, longDate, setLanguage, t, when } from "./i18n.js";
-import { dialog, toast } from "./overlay.js";
+import { confirm, dialog, toast } from "./overlay.js";
 
-/** @typedef {{ store: import("./store.js").Store, changed: () => void, close: () => void }} Context */
+/** @typedef {{ store: import("./store.js").Store, changed: () => void, close: () => void, show: (page: string) => void }} Context */
 
 /** @type {[string, string, (context: Context) => any][]} */
 const PAGES = [
@@ -22,7 +22,8 @@ export function openAccount(store, changed, first = "profile") {
   return dialog(
     t("settings"),
     (close) => {
-      const context = { store, changed, close };
+      const show = (/** @type {string} */ page) => tabs.find((tab) => tab.id === `tab-${page}`)?.click();
+      const context = { store, changed, close, show };
       const pages = store.user.is_guest ? PAGES.filter(([name]) => name !== "changePassword") : PAGES;
       const body = h("div.settings-page", { id: "settings-page", role: "tabpanel", tabindex: "0" });
       const tabs = pages.map(([name, picture, build]) => {
@@ -63,6 +64,10 @@ function arrows(event, tabs) {
 
 /** @param {Context} context @param {boolean} everywhere */
 async function leave(context, everywhere) {
+  // Nobody can log in as this guest again: the account ends with its last session, and its chats with it.
+  if (context.store.user.is_guest && !(await confirm(t("leaveGuestTitle"), t("leaveGuestText"), t("leaveGuest"), t("upgrade")))) {
+    return context.show("profile"); // where it can be kept
+  }
   try {
     await logOut(everywhere);
     context.close();

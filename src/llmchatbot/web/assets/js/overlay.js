@@ -3,6 +3,8 @@
 import { h, icon, iconButton } from "./dom.js";
 import { t } from "./i18n.js";
 
+let opened = 0; // dialogs so far: one may lie over another, and each needs its own name
+
 /**
  * A modal dialog; resolves when it is closed, with the value it was closed with.
  * @param {string} title @param {(close: (value?: any) => void) => any} content what stands below the title @param {{ wide?: boolean }} [options]
@@ -16,10 +18,11 @@ export function dialog(title, content, { wide = false } = {}) {
       result = value;
       element.close();
     };
-    const heading = h("h2", { id: "dialog-title" }, title);
+    const name = `dialog-title-${(opened += 1)}`;
+    const heading = h("h2", { id: name }, title);
     const head = h("header.dialog-head", {}, heading, iconButton("close", t("close"), { onclick: () => close() }));
     /** @type {HTMLDialogElement} */
-    const element = h(wide ? "dialog.dialog.wide" : "dialog.dialog", { "aria-labelledby": "dialog-title" }, head, content(close));
+    const element = h(wide ? "dialog.dialog.wide" : "dialog.dialog", { "aria-labelledby": name }, head, content(close));
     element.addEventListener("close", () => {
       const host = element.querySelector("#toasts");
       if (host) document.body.append(host);
@@ -36,8 +39,8 @@ export function dialog(title, content, { wide = false } = {}) {
   });
 }
 
-/** @param {string} title @param {string} text @param {string} action @returns {Promise<boolean>} */
-export async function confirm(title, text, action) {
+/** @param {string} title @param {string} text @param {string} action @param {string} [otherwise] @returns {Promise<boolean>} */
+export async function confirm(title, text, action, otherwise = t("cancel")) {
   const answer = await dialog(title, (close) =>
     h(
       "div.dialog-body",
@@ -46,7 +49,7 @@ export async function confirm(title, text, action) {
       h(
         "div.dialog-actions",
         {},
-        h("button.button", { type: "button", autofocus: true, onclick: () => close(false) }, t("cancel")),
+        h("button.button", { type: "button", autofocus: true, onclick: () => close(false) }, otherwise),
         h("button.button.danger", { type: "button", onclick: () => close(true) }, action),
       ),
     ),

@@ -1,6 +1,7 @@
 /** The list of chats with its search, its archive, and the door to the account. */
 
-import { get } from "./auth.js";
+import { nextPage } from "./api.js";
+import { call } from "./auth.js";
 import { h, icon, iconButton, mark, replace } from "./dom.js";
 import { explain, period, t, when } from "./i18n.js";
 import { ask, confirm, menu, toast } from "./overlay.js";
@@ -25,6 +26,10 @@ export class Sidebar extends Publisher {
     /** @type {Map<string, HTMLElement>} */
     this.rows = new Map();
     this.searchRun = 0;
+    this.hitCount = 0;
+    /** Where the hits go on; null: all are shown. @type {string | null} */
+    this.moreHits = null;
+    this.hitsUnderWay = "";
     this.timer = 0;
     this.build();
     for (const list of [store.living, store.archive]) list.on("change", () => this.paint());
@@ -54,7 +59,7 @@ export class Sidebar extends Publisher {
     this.list = h("div.chat-list");
     this.more = h("p.list-edge", { hidden: true }, t("loadMore"));
     this.results = h("div.results", { hidden: true });
-    this.scroller = h("div.side-scroll", {}, this.archiveTitle, this.list, this.more, this.results);
+    this.scroller = h("div.side-scroll", {}, this.archiveTitle, this.list, this.results, this.more);
     this.archiveButton = h("button.side-link", { type: "button", onclick: () => this.showArchive(!this.archive) });
     this.person = h("button.side-link.person", { type: "button", onclick: () => this.emit("account") });
     this.element = h(
@@ -73,7 +78,7 @@ export class Sidebar extends Publisher {
       h("div.side-foot", {}, this.archiveButton, this.person),
     );
     const near = (/** @type {IntersectionObserverEntry[]} */ entries) => entries.some((entry) => entry.isIntersecting);
-    this.edge = new IntersectionObserver((entries) => near(entries) && void this.loadMore(), {
+    this.edge = new IntersectionObserver((entries) => near(entries) && void (this.results.hidden ? this.loadMore() : this.loadHits()), {
       root: this.scroller,
       rootMargin: "600px 0px",
     });
@@ -138,7 +143,12 @@ export class Sidebar extends Publisher {
     for (const chat of chats) this.paintRow(chat.id);
     if (!chats.length && this.shown.loaded) wanted.push(h("p.list-empty", {}, t(this.archive ? "noArchived" : "noChats")));
     arrange(this.list, wanted);
-    this.more.hidden = this.shown.complete;
+    this.paintEdge();
+  }
+
+  /** What stands below the list, or below the hits of a search. */
+  paintEdge() {
+    this.more.hidden = this.results.hidden ? this.shown.complete : this.moreHits === null;
     // An observer speaks only of changes: on a tall screen the end is still near after a page has come.
     this.edge?.unobserve(this.more);
     this.edge?.observe(this.more);
@@ -242,24 +252,52 @@ export class Sidebar extends Publisher {
     const run = (this.searchRun += 1);
     if (!query) return this.showResults(null, "");
     try {
-      const hits = await get(`/search?q=${encodeURIComponent(query)}`);
-      if (run === this.searchRun) this.showResults(hits, query);
+      const response = await call("GET", `/search?q=${encodeURIComponent(query)}`);
+      const hits = await response.json();
+      if (run === this.searchRun) this.showResults(hits, query, nextPage(response));
     } catch (error) {
       if (run === this.searchRun) toast(explain(error));
     }
   }
 
-  /** @param {any[] | null} hits @param {string} query */
-  showResults(hits, query) {
+  /** @param {any[] | null} hits @param {string} query @param {string | null} [next] */
+  showResults(hits, query, next = null) {
     this.archiveTitle.hidden = hits !== null || !this.archive;
     this.results.hidden = hits === null;
     this.list.hidden = hits !== null;
-    this.more.hidden = hits !== null || this.shown.complete;
-    replace(this.results);
-    if (!hits) return;
-    const count = hits.length ? t("searchCount", { count: hits.length }) : t("searchNothing", { query });
+    this.scroller.scrollTop = 0;
+    this.hitCount = 0;
+    replace(this.results, hits && h("h3.list-heading", {}));
+    if (hits) this.addHits(hits, query, next);
+    else this.moreHits = null;
+    this.paintEdge();
+  }
+
+  /** @param {any[]} hits @param {string} query @param {string | null} next */
+  addHits(hits, query, next) {
+    this.moreHits = next;
+    this.hitCount += hits.length;
+    const count = this.hitCount ? t(next ? "searchCountMore" : "searchCount", { count: this.hitCount }) : t("searchNothing", { query });
     this.status.textContent = count;
-    replace(this.results, h("h3.list-heading", {}, count), hits.map((hit) => this.result(hit)));
+    this.results.firstElementChild.textContent = count;
+    this.results.append(...hits.map((hit) => this.result(hit)));
+  }
+
+  async loadHits() {
+    const next = this.moreHits;
+    if (next === null || this.hitsUnderWay === next) return;
+    this.hitsUnderWay = next;
+    try {
+      const response = await call("GET", next);
+      const hits = await response.json();
+      if (this.moreHits !== next) return; // another search is shown by now
+      this.addHits(hits, "", nextPage(response));
+      this.paintEdge();
+    } catch (error) {
+      if (this.moreHits === next) toast(explain(error), { label: t("again"), run: () => void this.loadHits() });
+    } finally {
+      if (this.hitsUnderWay === next) this.hitsUnderWay = "";
+    }
   }
 
   /** @param {any} hit */
@@ -282,7 +320,7 @@ export class Sidebar extends Publisher {
       this.field.blur();
     } else if (event.key === "ArrowDown") {
       event.preventDefault();
-      /** @type {HTMLElement | null} */ (this.element.querySelector(".result, .chat-link"))?.focus();
+      /** @type {HTMLElement | null} */ (this.results.hidden ? this.list.querySelector(".chat-link") : this.results.querySelector(".result"))?.focus();
     } else if (event.key === "Enter") {
       clearTimeout(this.timer);
       void this.search().then(() => this.element.querySelector(".result")?.focus());
