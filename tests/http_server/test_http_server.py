@@ -50,6 +50,22 @@ async def test_requests_in_a_pipeline_are_answered_in_their_order(serve: Serve) 
     await connection.close()
 
 
+async def test_a_body_that_comes_after_its_head_had_to_wait_is_read(serve: Serve) -> None:
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        body = await read_body(receive)
+        await asyncio.sleep(0.2)
+        await answer(send, scope["path"].encode() + body)
+
+    running = await serve(slow)
+    connection = await running.connect()
+    for piece in (request("GET", "/1"), request("POST", "/2", "Content-Length: 3"), b"abc"):
+        await connection.send(piece)
+        await asyncio.sleep(0.05)
+    replies = [await connection.answer(2) for _ in range(2)]
+    assert [reply and reply.body for reply in replies] == [b"/1", b"/2abc"]
+    await connection.close()
+
+
 async def test_a_pipeline_without_end_is_cut_off(serve: Serve) -> None:
     async def never(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.2)

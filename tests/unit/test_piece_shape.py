@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmchatbot.errors import ModelError
+from llmchatbot.errors import ModelError, ModelInterrupted
 from llmchatbot.llm.body import HttpStream
 from llmchatbot.llm.endpoint import Endpoint, TimeLimits
 from llmchatbot.llm.events import Event, ReasoningDelta, TextDelta
@@ -205,8 +205,13 @@ class Collecting:
                 self.add(type(event).__name__, repr(event))
 
 
-async def heard(pieces: list[bytes], *, relayed: bool) -> tuple[list[tuple[str, str]], str]:
-    """What is made of these pieces, and the code of the error that it ends with."""
+async def heard(
+    pieces: list[bytes], *, relayed: bool, then: ModelError | None = None
+) -> tuple[list[tuple[str, str]], str]:
+    """What is made of these pieces, and the code of the error that it ends with.
+
+    `then` is what befalls the connection right behind the last piece, before anybody was woken by it.
+    """
     transport = Transport()
     model = OpenAiChatModel(cast("Any", transport), ENDPOINT)
     sink = Collecting()
@@ -225,6 +230,8 @@ async def heard(pieces: list[bytes], *, relayed: bool) -> tuple[list[tuple[str, 
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         transport.stream.feed(one)
+    if then is not None:
+        transport.stream.fail(then)
     transport.stream.end()
     code = await reading
     return sink.said, code
@@ -253,3 +260,11 @@ async def test_white_space_that_repeats_the_end_of_a_prefix_is_dropped_piece_by_
     assert not parser.settled
     assert parser.plain(piece(b'" b"')[6:-2]) == "b"
     assert parser.settled
+
+
+@pytest.mark.parametrize("relayed", [True, False])
+async def test_a_connection_that_breaks_behind_the_last_piece_takes_nothing_of_it_away(relayed: bool) -> None:
+    last = piece(b'" the last"') + END
+    said, code = await heard([FIRST, piece(), last], relayed=relayed, then=ModelInterrupted())
+    assert said[0] == ("text", " word the last")
+    assert code == ""

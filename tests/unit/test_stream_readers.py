@@ -152,7 +152,7 @@ async def test_long_poll_gets_a_heartbeat_after_each_silence_and_looks_for_news_
     began = clock.monotonic()
     source = FeedSource(uuid.uuid4(), 5, [], read)
     stream = Stream(source, seq=4, wire=Format.SSE, send=connection.send, session_id=None, clock=clock)
-    streams = OpenStreams(clock, heartbeat_seconds=15, send_seconds=10)
+    streams = OpenStreams(clock, heartbeat_seconds=15, send_seconds=10, most_per_device=100)
 
     async def answer() -> None:
         streams.add(stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 from litestar.types import HTTPReceiveMessage, Receive
@@ -20,9 +21,9 @@ class Deadline:
 
     __slots__ = ("_complete", "_receive", "_route_timeout", "clock", "receive")
 
-    def __init__(self, method: str, receive: Receive, *, body_timeout: float, route_timeout: float) -> None:
+    def __init__(self, scope: Any, receive: Receive, *, body_timeout: float, route_timeout: float) -> None:
         self._route_timeout: float | None = route_timeout
-        self._complete = method not in _WITH_BODY
+        self._complete = scope["method"] not in _WITH_BODY or not _announces_body(scope["headers"])
         self._receive = receive
         self.receive: Receive = receive if self._complete else self._receive_body
         self.clock = asyncio.timeout(route_timeout if self._complete else body_timeout)
@@ -44,6 +45,10 @@ class Deadline:
             limit = self._route_timeout
             self.clock.reschedule(None if limit is None else asyncio.get_running_loop().time() + limit)
         return message
+
+
+def _announces_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers)
 
 
 def lift_deadline(scope: Any) -> None:

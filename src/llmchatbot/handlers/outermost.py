@@ -84,9 +84,7 @@ class Outermost:
             return
         begin = time.perf_counter()
         origin, hosts, more = self._prepare(scope)
-        deadline = Deadline(
-            scope["method"], receive, body_timeout=self._body_timeout, route_timeout=self._route_timeout
-        )
+        deadline = Deadline(scope, receive, body_timeout=self._body_timeout, route_timeout=self._route_timeout)
         scope[DEADLINE] = deadline
         scope[RAW_SEND] = send
         status = 0

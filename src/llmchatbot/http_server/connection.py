@@ -260,7 +260,10 @@ class Connection(asyncio.Protocol):
         elif not exchange.keep_alive:
             self.close()
         elif self._queue:
-            self._run(*self._queue.pop(0))
+            following, scope = self._queue.pop(0)
+            self._run(following, scope)
+            if not following.body_complete:
+                self.resume_reading()
         elif self._server.closing:
             self.close()
         else:

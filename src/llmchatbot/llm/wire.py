@@ -164,7 +164,8 @@ class _Intake(Generic[Record]):
         try:
             await self._upstream.relay(self._relay)
         except ModelError as error:
-            return self._broken(error)
+            # What came behind the end of an answer takes nothing of it away.
+            return self._last if self.over else self._broken(error)
         return self._last if self.over else self._body_over()
 
     def _relay(self, piece: bytes) -> bool:
