@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from datetime import timedelta
 from uuid import UUID
 
 import asyncpg
@@ -15,7 +16,10 @@ from llmchatbot.config import AuthSettings
 from llmchatbot.database.address import Address
 from llmchatbot.database.pool import Database
 from llmchatbot.errors import DatabaseUnavailable, InvalidRefreshToken, InvalidToken
+from llmchatbot.ids import new_id
 from llmchatbot.models.device_sessions import Client, Grant
+from llmchatbot.models.principals import Principal
+from llmchatbot.repositories import device_sessions, stream_tickets
 from llmchatbot.security import new_refresh_token
 from llmchatbot.services.accounts import Accounts
 from llmchatbot.services.auth import NewAccount
@@ -23,6 +27,7 @@ from llmchatbot.services.auth import NewAccount
 HERE = Client(address="192.0.2.1", user_agent="tests")
 ADA = NewAccount(email="ada@example.com", username="Ada", password="correct horse battery")
 DAY = 86400.0
+TICKET_FOR = new_id()
 NodeFactory = Callable[..., Accounts]
 
 
@@ -133,6 +138,56 @@ async def test_absolute_end_after_ninety_days(accounts: Accounts, manual_clock: 
         await accounts.auth.refresh(grant.refresh_token)
     with pytest.raises(InvalidToken):
         await accounts.auth.authenticate(grant.access_token)
+
+
+async def may_read(db: Database, grant: Grant, manual_clock: ManualClock, ticket: bytes) -> tuple[bool, bool]:
+    """Whether an open stream of this device stays open, and whether a ticket of it opens one."""
+    now = manual_clock.now()
+    ended = await device_sessions.ended_among(db, [grant.session_id], now)
+    found = await stream_tickets.find(db, ticket, TICKET_FOR, now)
+    assert found in (None, Principal(user_id=grant.user_id, session_id=grant.session_id))
+    return not ended, found is not None
+
+
+async def ticket_of(db: Database, grant: Grant, manual_clock: ManualClock) -> bytes:
+    """For an answer of this person; one that does not end by itself."""
+    ticket, never = b"t" * 32, manual_clock.now() + timedelta(days=1000)
+    await db.execute("INSERT INTO chats (id, user_id, title) VALUES ($1, $1, 't')", grant.user_id)
+    await db.execute(
+        "INSERT INTO generations (id, user_id, chat_id, message_id, user_message_id, model, status) "
+        "VALUES ($2, $1, $1, $1, $1, 'm', 'running')",
+        grant.user_id,
+        TICKET_FOR,
+    )
+    await stream_tickets.create(db, ticket, TICKET_FOR, grant.user_id, grant.session_id, never)
+    return ticket
+
+
+async def test_streams_and_tickets_end_with_the_idle_end_of_their_device(
+    accounts: Accounts, manual_clock: ManualClock, db: Database
+) -> None:
+    """An open stream is no use of its device. Refreshing, as a page with a stream does, is."""
+    grant = await accounts.auth.register(ADA, HERE)
+    ticket = await ticket_of(db, grant, manual_clock)
+    manual_clock.advance(6 * DAY)
+    await accounts.auth.refresh(grant.refresh_token)
+    manual_clock.advance(7 * DAY - 1)
+    assert await may_read(db, grant, manual_clock, ticket) == (True, True)
+    manual_clock.advance(1)
+    assert await may_read(db, grant, manual_clock, ticket) == (False, False)
+
+
+async def test_streams_and_tickets_end_with_the_absolute_end_of_their_device(
+    accounts: Accounts, manual_clock: ManualClock, db: Database
+) -> None:
+    """Moved before the idle end, so that it is the one that is asked for."""
+    grant = await accounts.auth.register(ADA, HERE)
+    ticket = await ticket_of(db, grant, manual_clock)
+    await db.execute("UPDATE device_sessions SET absolute_expires_at = $1", manual_clock.now() + timedelta(days=1))
+    manual_clock.advance(DAY - 1)
+    assert await may_read(db, grant, manual_clock, ticket) == (True, True)
+    manual_clock.advance(1)
+    assert await may_read(db, grant, manual_clock, ticket) == (False, False)
 
 
 async def test_a_device_that_ended_is_forgotten_after_a_month(

@@ -160,11 +160,13 @@ async def delete_ended(executor: Executor, before: datetime, limit: int) -> int:
 
 
 async def ended_among(executor: Executor, session_ids: list[UUID], now: datetime) -> list[UUID]:
-    """Which of these may not read any more: revoked, deleted, or of an account that was switched off or has expired."""
+    """Which of these may not read any more: revoked, deleted, at either of their ends, or of an account that was
+    switched off or has expired."""
     records = await executor.fetch(
         "SELECT asked.id FROM unnest($1::uuid[]) AS asked (id) WHERE NOT EXISTS ("
         "SELECT FROM device_sessions d JOIN users u ON u.id = d.user_id WHERE d.id = asked.id AND d.revoked_at IS NULL "
-        "AND u.is_active AND (u.expires_at IS NULL OR u.expires_at > $2))",
+        "AND d.idle_expires_at > $2 AND d.absolute_expires_at > $2 AND u.is_active "
+        "AND (u.expires_at IS NULL OR u.expires_at > $2))",
         session_ids,
         now,
     )
