@@ -68,13 +68,19 @@ async def lock_family(executor: Executor, token_hash: bytes) -> Family | None:
     return Family(**record) if record is not None else None
 
 
-async def get_token(executor: Executor, token_hash: bytes) -> RefreshToken:
-    """A statement of its own, after the lock: it sees what the previous holder of the lock has committed."""
+async def get_token(executor: Executor, token_hash: bytes, rotations: int) -> RefreshToken:
+    """A statement of its own, after the lock: it sees what the previous holder of the lock has committed.
+
+    `rotations` back from the one that this token would make: the moment that its quota is measured from.
+    """
     record = await executor.fetchrow(
         "SELECT t.generation, t.rotated_at, "
-        "(SELECT max(generation) FROM refresh_tokens n WHERE n.session_id = t.session_id) AS newest_generation "
+        "(SELECT max(generation) FROM refresh_tokens n WHERE n.session_id = t.session_id) AS newest_generation, "
+        "(SELECT created_at FROM refresh_tokens n WHERE n.session_id = t.session_id AND n.generation > 0 "
+        "AND n.generation = t.generation + 1 - $2) AS quota_began_at "
         "FROM refresh_tokens t WHERE t.hash = $1",
         token_hash,
+        rotations,
     )
     if record is None:
         raise LookupError("a token of a locked family cannot vanish")

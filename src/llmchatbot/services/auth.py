@@ -186,7 +186,7 @@ class AuthService:
         return device_proof(self._keys, user_id, new_id())
 
     async def refresh(self, refresh_token: str) -> Grant:
-        """Raises InvalidRefreshToken."""
+        """Raises InvalidRefreshToken, RateLimited."""
         return await self._sessions.refresh(refresh_token)
 
     async def logout(self, *, access_token: str | None, refresh_token: str | None) -> None:
