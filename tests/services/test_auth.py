@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
+from unittest.mock import AsyncMock
 
 import msgspec
 import pytest
@@ -16,6 +17,7 @@ from llmchatbot.database.pool import Database
 from llmchatbot.errors import (
     BadCredentials,
     Conflict,
+    DatabaseUnavailable,
     EmailTaken,
     Forbidden,
     InvalidInput,
@@ -23,9 +25,11 @@ from llmchatbot.errors import (
     InvalidToken,
     NotFound,
     RateLimited,
+    Unavailable,
 )
 from llmchatbot.ids import new_id
 from llmchatbot.models.device_sessions import Client, Grant
+from llmchatbot.repositories import users
 from llmchatbot.security import PasswordHasher
 from llmchatbot.services.accounts import Accounts
 from llmchatbot.services.auth import NewAccount
@@ -131,6 +135,94 @@ async def test_right_passwords_do_not_count(accounts: Accounts) -> None:
     await accounts.auth.register(ADA, HERE)
     for _ in range(30):
         await accounts.auth.login(ADA.email, ADA.password, Client(address="203.0.113.1"))
+
+
+class FullHasher(PasswordHasher):
+    """Has room for nobody while `full`."""
+
+    def __init__(self) -> None:
+        super().__init__(memory_kib=8, passes=1)
+        self.full = False
+
+    def _take_place(self) -> None:
+        if self.full:
+            raise Unavailable
+        super()._take_place()
+
+
+@pytest.fixture
+def full_hasher() -> FullHasher:
+    return FullHasher()
+
+
+@pytest.fixture
+def busy(db: Database, manual_clock: ManualClock, full_hasher: FullHasher) -> Iterator[Accounts]:
+    """Accounts with that hasher, and three registrations an hour."""
+    built = Accounts(
+        db=db,
+        counters=PostgresCounters(db),
+        wakeups=LocalWakeUps(),
+        clock=manual_clock,
+        settings=AuthSettings(jwt_secret=SECRET, register_per_hour=3),
+        hasher=full_hasher,
+    )
+    yield built
+    built.close()
+
+
+@pytest.mark.parametrize("address", [HERE.address, "203.0.113.1"], ids=["known", "new"])
+async def test_log_ins_that_a_full_hasher_refuses_are_not_counted(
+    busy: Accounts, full_hasher: FullHasher, address: str
+) -> None:
+    """Else whoever fills the hasher locks the owner out for an hour."""
+    await busy.auth.register(ADA, HERE)
+    full_hasher.full = True
+    for _ in range(30):
+        with pytest.raises(Unavailable):
+            await busy.auth.login(ADA.email, ADA.password, Client(address=address))
+    full_hasher.full = False
+    await busy.auth.login(ADA.email, ADA.password, Client(address=address))
+
+
+async def test_log_ins_that_the_database_refuses_are_not_counted(
+    busy: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await busy.auth.register(ADA, HERE)
+    with monkeypatch.context() as patch:
+        patch.setattr(users, "record_login", AsyncMock(side_effect=DatabaseUnavailable))
+        for _ in range(30):
+            with pytest.raises(DatabaseUnavailable):
+                await busy.auth.login(ADA.email, ADA.password, HERE)
+    await busy.auth.login(ADA.email, ADA.password, HERE)
+
+
+async def test_password_changes_that_a_full_hasher_refuses_are_not_counted(
+    busy: Accounts, full_hasher: FullHasher
+) -> None:
+    grant = await busy.auth.register(ADA, HERE)
+    principal = await busy.auth.authenticate(grant.access_token)
+    full_hasher.full = True
+    for _ in range(30):
+        with pytest.raises(Unavailable):
+            await busy.auth.change_password(principal, ADA.password, "another horse battery")
+    full_hasher.full = False
+    await busy.auth.change_password(principal, ADA.password, "another horse battery")
+
+
+async def test_registrations_that_a_full_hasher_refuses_are_not_counted(
+    busy: Accounts, full_hasher: FullHasher
+) -> None:
+    guest = await busy.auth.guest(HERE)
+    principal = await busy.auth.authenticate(guest.access_token)
+    full_hasher.full = True
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            await busy.auth.register(ADA, HERE)
+        with pytest.raises(Unavailable):
+            await busy.auth.upgrade_guest(principal, ADA, HERE)
+    full_hasher.full = False
+    await busy.auth.register(ADA, HERE)
+    await busy.auth.upgrade_guest(principal, msgspec.structs.replace(ADA, email="eve@example.com"), HERE)
 
 
 async def test_the_refusal_says_when_to_come_back(accounts: Accounts, manual_clock: ManualClock) -> None:

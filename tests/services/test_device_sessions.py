@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from datetime import timedelta
 from uuid import UUID
 
 import asyncpg
 import pytest
 
 from llmchatbot.clock import ManualClock
-from llmchatbot.config import AuthSettings
+from llmchatbot.config import AuthSettings, Duration
 from llmchatbot.database.address import Address
 from llmchatbot.database.pool import Database
-from llmchatbot.errors import DatabaseUnavailable, InvalidRefreshToken, InvalidToken
+from llmchatbot.errors import DatabaseUnavailable, InvalidRefreshToken, InvalidToken, RateLimited
+from llmchatbot.ids import new_id
 from llmchatbot.models.device_sessions import Client, Grant
+from llmchatbot.models.principals import Principal
+from llmchatbot.repositories import device_sessions, stream_tickets
 from llmchatbot.security import new_refresh_token
 from llmchatbot.services.accounts import Accounts
 from llmchatbot.services.auth import NewAccount
@@ -23,6 +27,7 @@ from llmchatbot.services.auth import NewAccount
 HERE = Client(address="192.0.2.1", user_agent="tests")
 ADA = NewAccount(email="ada@example.com", username="Ada", password="correct horse battery")
 DAY = 86400.0
+TICKET_FOR = new_id()
 NodeFactory = Callable[..., Accounts]
 
 
@@ -135,6 +140,103 @@ async def test_absolute_end_after_ninety_days(accounts: Accounts, manual_clock: 
         await accounts.auth.authenticate(grant.access_token)
 
 
+async def rotate(accounts: Accounts, grant: Grant, times: int) -> Grant:
+    for _ in range(times):
+        grant = await accounts.auth.refresh(grant.refresh_token)
+    return grant
+
+
+async def test_a_device_rotates_240_times_in_any_hour_and_lives_on(
+    accounts: Accounts, manual_clock: ManualClock, db: Database
+) -> None:
+    """Each rotation leaves a row. What is refused is the rotation, not the device, and not another one."""
+    other = await accounts.auth.register(ADA, HERE)
+    grant = await rotate(accounts, await accounts.auth.login(ADA.email, ADA.password, HERE), 100)
+    manual_clock.advance(1800)
+    grant = await rotate(accounts, grant, 140)
+    rows = await db.fetchval("SELECT count(*) FROM refresh_tokens")
+    with pytest.raises(RateLimited) as refused:
+        await accounts.auth.refresh(grant.refresh_token)
+    assert refused.value.headers["Retry-After"] == "1800"
+    assert refused.value.headers["RateLimit-Policy"] == '"refresh";q=240;w=3600'
+    assert await db.fetchval("SELECT count(*) FROM refresh_tokens") == rows
+    assert (await accounts.auth.authenticate(grant.access_token)).session_id == grant.session_id
+    await accounts.auth.refresh(other.refresh_token)
+    manual_clock.advance(1799)
+    with pytest.raises(RateLimited):
+        await accounts.auth.refresh(grant.refresh_token)
+    manual_clock.advance(1)
+    grant = await rotate(accounts, grant, 100)
+    with pytest.raises(RateLimited):
+        await accounts.auth.refresh(grant.refresh_token)
+
+
+async def test_rotations_that_are_repeated_within_the_grace_are_free(accounts: Accounts) -> None:
+    before = await rotate(accounts, await accounts.auth.register(ADA, HERE), 239)
+    last = await accounts.auth.refresh(before.refresh_token)
+    for _ in range(20):
+        assert (await accounts.auth.refresh(before.refresh_token)).refresh_token == last.refresh_token
+    with pytest.raises(RateLimited):
+        await accounts.auth.refresh(last.refresh_token)
+
+
+async def test_short_lives_of_access_tokens_bring_more_rotations(account_node: NodeFactory) -> None:
+    """Or a client that does as it must would be refused."""
+    settings = AuthSettings(jwt_secret="a secret of the tests, long enough for HS256", access_token_expiry=Duration(6))
+    accounts = account_node(settings=settings)
+    await rotate(accounts, await accounts.auth.register(ADA, HERE), 700)
+
+
+async def may_read(db: Database, grant: Grant, manual_clock: ManualClock, ticket: bytes) -> tuple[bool, bool]:
+    """Whether an open stream of this device stays open, and whether a ticket of it opens one."""
+    now = manual_clock.now()
+    ended = await device_sessions.ended_among(db, [grant.session_id], now)
+    found = await stream_tickets.find(db, ticket, TICKET_FOR, now)
+    assert found in (None, Principal(user_id=grant.user_id, session_id=grant.session_id))
+    return not ended, found is not None
+
+
+async def ticket_of(db: Database, grant: Grant, manual_clock: ManualClock) -> bytes:
+    """For an answer of this person; one that does not end by itself."""
+    ticket, never = b"t" * 32, manual_clock.now() + timedelta(days=1000)
+    await db.execute("INSERT INTO chats (id, user_id, title) VALUES ($1, $1, 't')", grant.user_id)
+    await db.execute(
+        "INSERT INTO generations (id, user_id, chat_id, message_id, user_message_id, model, status) "
+        "VALUES ($2, $1, $1, $1, $1, 'm', 'running')",
+        grant.user_id,
+        TICKET_FOR,
+    )
+    await stream_tickets.create(db, ticket, TICKET_FOR, grant.user_id, grant.session_id, never)
+    return ticket
+
+
+async def test_streams_and_tickets_end_with_the_idle_end_of_their_device(
+    accounts: Accounts, manual_clock: ManualClock, db: Database
+) -> None:
+    """An open stream is no use of its device. Refreshing, as a page with a stream does, is."""
+    grant = await accounts.auth.register(ADA, HERE)
+    ticket = await ticket_of(db, grant, manual_clock)
+    manual_clock.advance(6 * DAY)
+    await accounts.auth.refresh(grant.refresh_token)
+    manual_clock.advance(7 * DAY - 1)
+    assert await may_read(db, grant, manual_clock, ticket) == (True, True)
+    manual_clock.advance(1)
+    assert await may_read(db, grant, manual_clock, ticket) == (False, False)
+
+
+async def test_streams_and_tickets_end_with_the_absolute_end_of_their_device(
+    accounts: Accounts, manual_clock: ManualClock, db: Database
+) -> None:
+    """Moved before the idle end, so that it is the one that is asked for."""
+    grant = await accounts.auth.register(ADA, HERE)
+    ticket = await ticket_of(db, grant, manual_clock)
+    await db.execute("UPDATE device_sessions SET absolute_expires_at = $1", manual_clock.now() + timedelta(days=1))
+    manual_clock.advance(DAY - 1)
+    assert await may_read(db, grant, manual_clock, ticket) == (True, True)
+    manual_clock.advance(1)
+    assert await may_read(db, grant, manual_clock, ticket) == (False, False)
+
+
 async def test_a_device_that_ended_is_forgotten_after_a_month(
     accounts: Accounts, manual_clock: ManualClock, db: Database
 ) -> None:
@@ -186,7 +288,7 @@ async def kill_at_random(address: Address, rng: random.Random, enough: asyncio.E
     "generations", [pytest.param(150, id="3000"), pytest.param(5000, id="100000", marks=pytest.mark.nightly)]
 )
 async def test_concurrent_refreshes_with_killed_connections_never_fork_and_never_log_out(
-    accounts: Accounts, db: Database, database: Address, generations: int
+    accounts: Accounts, manual_clock: ManualClock, db: Database, database: Address, generations: int
 ) -> None:
     """20 at once for each generation: every one gets the same successor, whatever happens to the connections."""
     grant = await accounts.auth.register(ADA, HERE)
@@ -197,6 +299,7 @@ async def test_concurrent_refreshes_with_killed_connections_never_fork_and_never
             grants = await asyncio.gather(*(tab.refresh(grant.refresh_token) for _ in range(20)))
             assert len({one.refresh_token for one in grants}) == 1, "a fork"
             grant = grants[0]
+            manual_clock.advance(16)  # below the quota of rotations
         enough.set()
     assert killing.result() > 10
     assert tab.lost > 0

@@ -9,6 +9,7 @@ import msgspec
 from litestar import Request, Response, post
 from litestar.datastructures import Cookie
 from litestar.di import NamedDependency
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.params import JSONBody
 
 from llmchatbot.errors import Unauthenticated
@@ -67,6 +68,12 @@ class LoginInput(Input, frozen=True, kw_only=True):
 
 class RefreshTokenInput(Input, frozen=True, kw_only=True):
     refresh_token: Annotated[str, msgspec.Meta(max_length=512)] = ""
+
+
+class _Shown(msgspec.Struct, frozen=True):
+    """What log-out looks for in a body: whatever else stands there is no reason to leave the device logged in."""
+
+    refresh_token: str = ""
 
 
 class TokenOutput(msgspec.Struct, kw_only=True):
@@ -202,7 +209,6 @@ async def logout(
     request: Request[Any, Any, Any],
     auth_service: NamedDependency[AuthService],
     caller: NamedDependency[Caller],
-    data: JSONBody[RefreshTokenInput | None] = None,
     refresh_cookie: RefreshCookieHeader = None,
 ) -> Response[MessageOutput]:
     try:
@@ -210,8 +216,8 @@ async def logout(
     except Unauthenticated:
         # Another kind of Authorization header names no device of ours.
         access_token = None
-    refresh_token = _refresh_token_of(data, request, refresh_cookie)
-    await auth_service.logout(access_token=access_token, refresh_token=refresh_token)
+    shown = await _shown_in(request) or _token_in_cookie(request, refresh_cookie)
+    await auth_service.logout(access_token=access_token, refresh_token=shown)
     cleared = [cookies.cleared_refresh_cookie(caller)] if cookies.wanted(refresh_cookie) else []
     return Response(MessageOutput(message="Logged out."), cookies=cleared)
 
@@ -240,7 +246,19 @@ def _refresh_token_of(
 ) -> str:
     if data is not None and data.refresh_token:
         return data.refresh_token
+    return _token_in_cookie(request, header)
+
+
+def _token_in_cookie(request: Request[Any, Any, Any], header: str | None) -> str:
     return cookies.read(request, cookies.REFRESH) if cookies.wanted(header) else ""
+
+
+async def _shown_in(request: Request[Any, Any, Any]) -> str:
+    """The refresh token of a log-out, whatever type the body is said to have; none where it cannot be read."""
+    try:
+        return msgspec.json.decode(await request.body(), type=_Shown).refresh_token
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RequestEntityTooLarge):
+        return ""
 
 
 ROUTES = (register, login, guest, refresh, logout, logout_all)

@@ -47,11 +47,13 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RefreshToken(msgspec.Struct, frozen=True, kw_only=True):
-    """One token of a family. `newest_generation` is that of the family's newest token, which is the unused one."""
+    """One token of a family. `newest_generation` is that of the family's newest token, which is the unused one;
+    `quota_began_at` when the first of the latest rotations was that use its quota up, None when there were fewer."""
 
     generation: int
     rotated_at: datetime | None
     newest_generation: int
+    quota_began_at: datetime | None
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):

@@ -68,13 +68,19 @@ async def lock_family(executor: Executor, token_hash: bytes) -> Family | None:
     return Family(**record) if record is not None else None
 
 
-async def get_token(executor: Executor, token_hash: bytes) -> RefreshToken:
-    """A statement of its own, after the lock: it sees what the previous holder of the lock has committed."""
+async def get_token(executor: Executor, token_hash: bytes, rotations: int) -> RefreshToken:
+    """A statement of its own, after the lock: it sees what the previous holder of the lock has committed.
+
+    `rotations` back from the one that this token would make: the moment that its quota is measured from.
+    """
     record = await executor.fetchrow(
         "SELECT t.generation, t.rotated_at, "
-        "(SELECT max(generation) FROM refresh_tokens n WHERE n.session_id = t.session_id) AS newest_generation "
+        "(SELECT max(generation) FROM refresh_tokens n WHERE n.session_id = t.session_id) AS newest_generation, "
+        "(SELECT created_at FROM refresh_tokens n WHERE n.session_id = t.session_id AND n.generation > 0 "
+        "AND n.generation = t.generation + 1 - $2) AS quota_began_at "
         "FROM refresh_tokens t WHERE t.hash = $1",
         token_hash,
+        rotations,
     )
     if record is None:
         raise LookupError("a token of a locked family cannot vanish")
@@ -160,11 +166,13 @@ async def delete_ended(executor: Executor, before: datetime, limit: int) -> int:
 
 
 async def ended_among(executor: Executor, session_ids: list[UUID], now: datetime) -> list[UUID]:
-    """Which of these may not read any more: revoked, deleted, or of an account that was switched off or has expired."""
+    """Which of these may not read any more: revoked, deleted, at either of their ends, or of an account that was
+    switched off or has expired."""
     records = await executor.fetch(
         "SELECT asked.id FROM unnest($1::uuid[]) AS asked (id) WHERE NOT EXISTS ("
         "SELECT FROM device_sessions d JOIN users u ON u.id = d.user_id WHERE d.id = asked.id AND d.revoked_at IS NULL "
-        "AND u.is_active AND (u.expires_at IS NULL OR u.expires_at > $2))",
+        "AND d.idle_expires_at > $2 AND d.absolute_expires_at > $2 AND u.is_active "
+        "AND (u.expires_at IS NULL OR u.expires_at > $2))",
         session_ids,
         now,
     )

@@ -27,6 +27,7 @@ async def find(executor: Executor, hash_: bytes, generation_id: UUID, now: datet
     record = await executor.fetchrow(
         "SELECT t.user_id, t.session_id FROM stream_tickets t "
         "JOIN device_sessions d ON d.id = t.session_id AND d.revoked_at IS NULL "
+        "AND d.idle_expires_at > $3 AND d.absolute_expires_at > $3 "
         "JOIN users u ON u.id = t.user_id AND u.is_active AND (u.expires_at IS NULL OR u.expires_at > $3) "
         "WHERE t.hash = $1 AND t.generation_id = $2 AND t.expires_at > $3",
         hash_,

@@ -78,41 +78,41 @@ class AuthService:
         if not self._settings.registration_enabled:
             raise Forbidden("Registration is closed here; ask the operator for an account.")
         self._require_acceptable(account.password, account.email, account.username)
-        await self._attempts.take([self._per_address("register", client)])
-        password_hash = await self._hasher.hash(account.password)
-        user_id = new_id()
-        async with self._db.transaction() as transaction:
-            await users.insert(
-                transaction,
-                user_id=user_id,
-                email=normalise_email(account.email),
-                username=account.username,
-                password_hash=password_hash,
-                expires_at=None,
-                now=self._clock.now(),
-            )
-            return await self._sessions.start(transaction, user_id, _counted(client))
+        async with self._attempts.taking([self._per_address("register", client)]):
+            password_hash = await self._hasher.hash(account.password)
+            user_id = new_id()
+            async with self._db.transaction() as transaction:
+                await users.insert(
+                    transaction,
+                    user_id=user_id,
+                    email=normalise_email(account.email),
+                    username=account.username,
+                    password_hash=password_hash,
+                    expires_at=None,
+                    now=self._clock.now(),
+                )
+                return await self._sessions.start(transaction, user_id, _counted(client))
 
     async def guest(self, client: Client) -> Grant:
         """An account without e-mail and password that ends by itself. Raises Forbidden, RateLimited."""
         if not self._settings.guests_enabled:
             raise Forbidden("Guests are not let in here; register or log in.")
-        await self._attempts.take([self._per_address("guest", client)])
-        now = self._clock.now()
-        expires_at = now + timedelta(seconds=self._settings.guest_lifetime)
-        user_id = new_id()
-        async with self._db.transaction() as transaction:
-            await users.insert(
-                transaction,
-                user_id=user_id,
-                # .invalid is reserved (RFC 2606): nobody has such an address, nobody can register it by accident.
-                email=f"guest-{user_id}@guest.invalid",
-                username="Guest",
-                password_hash=None,
-                expires_at=expires_at,
-                now=now,
-            )
-            return await self._sessions.start(transaction, user_id, _counted(client), account_ends_at=expires_at)
+        async with self._attempts.taking([self._per_address("guest", client)]):
+            now = self._clock.now()
+            expires_at = now + timedelta(seconds=self._settings.guest_lifetime)
+            user_id = new_id()
+            async with self._db.transaction() as transaction:
+                await users.insert(
+                    transaction,
+                    user_id=user_id,
+                    # .invalid is reserved (RFC 2606): nobody has such an address, nobody can register it by accident.
+                    email=f"guest-{user_id}@guest.invalid",
+                    username="Guest",
+                    password_hash=None,
+                    expires_at=expires_at,
+                    now=now,
+                )
+                return await self._sessions.start(transaction, user_id, _counted(client), account_ends_at=expires_at)
 
     async def upgrade_guest(self, principal: Principal, account: NewAccount, client: Client) -> None:
         """Make a guest's account a lasting one; chats and devices stay.
@@ -122,20 +122,20 @@ class AuthService:
         if not self._settings.registration_enabled:
             raise Forbidden("Registration is closed here; ask the operator for an account.")
         self._require_acceptable(account.password, account.email, account.username)
-        await self._attempts.take([self._per_address("register", client)])
-        password_hash = await self._hasher.hash(account.password)
-        async with self._db.transaction() as transaction:
-            upgraded = await users.upgrade(
-                transaction,
-                principal.user_id,
-                email=normalise_email(account.email),
-                username=account.username,
-                password_hash=password_hash,
-                now=self._clock.now(),
-            )
-            if not upgraded:
-                raise Conflict("This is not a guest's account.")
-            await self._sessions.prolong(transaction, principal.user_id)
+        async with self._attempts.taking([self._per_address("register", client)]):
+            password_hash = await self._hasher.hash(account.password)
+            async with self._db.transaction() as transaction:
+                upgraded = await users.upgrade(
+                    transaction,
+                    principal.user_id,
+                    email=normalise_email(account.email),
+                    username=account.username,
+                    password_hash=password_hash,
+                    now=self._clock.now(),
+                )
+                if not upgraded:
+                    raise Conflict("This is not a guest's account.")
+                await self._sessions.prolong(transaction, principal.user_id)
         # Not ended, but what is remembered of it (its end) is not true any more.
         self._access_tokens.forget(principal.session_id)
 
@@ -148,19 +148,20 @@ class AuthService:
         client = _counted(client)
         candidate = await users.find_login_candidate(self._db, email, client.address)
         quotas = self._login_quotas(email, client, candidate, device)
-        # Counted before the password is looked at, or a thousand at once would all be the first; given back if it fits.
-        await self._attempts.take(quotas)
-        stored = candidate.password_hash if candidate is not None else None
-        fits = await self._hasher.verify(stored, password)
-        if candidate is None or stored is None or not fits or not candidate.is_active:
-            raise BadCredentials
-        new_hash = await self._hasher.hash(password) if self._hasher.needs_rehash(stored) else stored
-        async with self._db.transaction() as transaction:
-            if not await users.record_login(
-                transaction, candidate.id, verified_hash=stored, new_hash=new_hash, now=self._clock.now()
-            ):
+        # Counted before the password is looked at, or a thousand at once would all be the first; given back if it fits,
+        # or was never looked at.
+        async with self._attempts.taking(quotas):
+            stored = candidate.password_hash if candidate is not None else None
+            fits = await self._hasher.verify(stored, password)
+            if candidate is None or stored is None or not fits or not candidate.is_active:
                 raise BadCredentials
-            grant = await self._sessions.start(transaction, candidate.id, client)
+            new_hash = await self._hasher.hash(password) if self._hasher.needs_rehash(stored) else stored
+            async with self._db.transaction() as transaction:
+                if not await users.record_login(
+                    transaction, candidate.id, verified_hash=stored, new_hash=new_hash, now=self._clock.now()
+                ):
+                    raise BadCredentials
+                grant = await self._sessions.start(transaction, candidate.id, client)
         await self._attempts.give_back(quotas)
         return grant
 
@@ -185,7 +186,7 @@ class AuthService:
         return device_proof(self._keys, user_id, new_id())
 
     async def refresh(self, refresh_token: str) -> Grant:
-        """Raises InvalidRefreshToken."""
+        """Raises InvalidRefreshToken, RateLimited."""
         return await self._sessions.refresh(refresh_token)
 
     async def logout(self, *, access_token: str | None, refresh_token: str | None) -> None:
@@ -211,18 +212,18 @@ class AuthService:
         quota = Quota(policy="password", limit=self._settings.login_attempts, period=_HOUR)
         # Per device: whoever holds a stolen token cannot keep the owner from changing the password.
         quotas = [(f"password:{principal.session_id}", quota)]
-        await self._attempts.take(quotas)
-        if not await self._hasher.verify(stored, old):
-            raise BadCredentials("The old password is wrong.")
-        new_hash = await self._hasher.hash(new)
-        async with self._db.transaction() as transaction:
-            if not await users.replace_password(
-                transaction, principal.user_id, verified_hash=stored, new_hash=new_hash
-            ):
+        async with self._attempts.taking(quotas):
+            if not await self._hasher.verify(stored, old):
                 raise BadCredentials("The old password is wrong.")
-            ended = await self._sessions.revoke_all(
-                transaction, principal.user_id, reason="password changed", keep=principal.session_id
-            )
+            new_hash = await self._hasher.hash(new)
+            async with self._db.transaction() as transaction:
+                if not await users.replace_password(
+                    transaction, principal.user_id, verified_hash=stored, new_hash=new_hash
+                ):
+                    raise BadCredentials("The old password is wrong.")
+                ended = await self._sessions.revoke_all(
+                    transaction, principal.user_id, reason="password changed", keep=principal.session_id
+                )
         await self._sessions.announce(principal.user_id, ended)
         await self._attempts.give_back(quotas)
 

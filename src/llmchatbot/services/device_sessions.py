@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -17,13 +18,15 @@ from uuid import UUID
 from llmchatbot.clock import Clock
 from llmchatbot.config import AuthSettings
 from llmchatbot.database.pool import Connection, Database
-from llmchatbot.errors import InvalidRefreshToken, NotFound
+from llmchatbot.errors import InvalidRefreshToken, NotFound, RateLimited
 from llmchatbot.ids import new_id
-from llmchatbot.models.device_sessions import Client, DeviceSession, Family, Grant
+from llmchatbot.models.device_sessions import Client, DeviceSession, Family, Grant, RefreshToken
+from llmchatbot.models.rate_limits import Quota
 from llmchatbot.repositories import device_sessions, user_events, users
 from llmchatbot.security import TokenKeys, hash_of, is_refresh_token, new_refresh_token, successor_of
 from llmchatbot.services.access_tokens import AccessTokens
 from llmchatbot.services.batches import in_batches
+from llmchatbot.services.rate_limits import limit_headers
 from llmchatbot.streaming.wakeups import SESSION_REVOKED, USER_EVENT, WakeUps
 
 logger = logging.getLogger(__name__)
@@ -32,6 +35,10 @@ _MOST_LISTED = 100
 _LONGEST_USER_AGENT = 300
 # Ended devices stay this long: their tokens are still recognised, their addresses still known.
 _REMEMBER_ENDED = timedelta(days=30)
+# Each rotation leaves a row. A device needs one in a life of its access token; a page that is loaded again, one more.
+_HOUR = 3600.0
+_ROTATIONS_PER_HOUR = 240
+_ROTATIONS_PER_LIFE = 4
 # A refusal of a refresh waits up to this long, holding nothing.
 _REFUSAL_MICROSECONDS = 10_000
 
@@ -55,6 +62,8 @@ class DeviceSessionService:
         self._idle = timedelta(seconds=settings.refresh_token_expiry)
         self._absolute = timedelta(seconds=settings.absolute_expiry)
         self._grace = timedelta(seconds=settings.rotation_grace)
+        needed = math.ceil(_ROTATIONS_PER_LIFE * _HOUR / settings.access_token_expiry)
+        self._quota = Quota(policy="refresh", limit=max(_ROTATIONS_PER_HOUR, needed), period=_HOUR)
 
     async def start(
         self, transaction: Connection, user_id: UUID, client: Client, *, account_ends_at: datetime | None = None
@@ -80,7 +89,10 @@ class DeviceSessionService:
         return self._grant(user_id, session.id, token, now, session.idle_expires_at)
 
     async def refresh(self, token: str) -> Grant:
-        """The next pair. Raises InvalidRefreshToken, which never says why; a reused token has ended its family then."""
+        """The next pair. Raises InvalidRefreshToken, which never says why; a reused token has ended its family then.
+
+        Raises RateLimited when the device has rotated too often; it and its token stay good.
+        """
         grant = await self._refresh(token)
         if grant is None:
             # Unknown, ended, reused: some ten microseconds would tell which, so the answer comes at random.
@@ -107,9 +119,10 @@ class DeviceSessionService:
 
     async def _rotate(self, transaction: Connection, family: Family, token: str, now: datetime) -> Grant | None:
         """None when the token was used up: it has been in two hands."""
-        known = await device_sessions.get_token(transaction, hash_of(token))
+        known = await device_sessions.get_token(transaction, hash_of(token), self._quota.limit)
         successor = successor_of(self._keys, token)
         if known.rotated_at is None:
+            self._require_quota(known, now)
             idle_expires_at = min(now + self._idle, family.ends_at)
             await device_sessions.mark_rotated(transaction, hash_of(token), now)
             await device_sessions.insert_token(transaction, family.id, hash_of(successor), known.generation + 1, now)
@@ -119,6 +132,18 @@ class DeviceSessionService:
         if successor_unused and now - known.rotated_at <= self._grace:
             return self._grant(family.user_id, family.id, successor, now, family.idle_expires_at)
         return None
+
+    def _require_quota(self, known: RefreshToken, now: datetime) -> None:
+        """Read off the chain itself, under the family's lock: costs no counter, and is exact. Raises RateLimited."""
+        if known.quota_began_at is None:
+            return
+        wait = self._quota.period - (now - known.quota_began_at).total_seconds()
+        if wait > 0:
+            raise RateLimited(
+                "This device refreshes too often; wait and send the same token again.",
+                retry_after=math.ceil(wait),
+                headers=limit_headers(self._quota, remaining=0, reset=wait),
+            )
 
     async def list_active(self, user_id: UUID) -> list[DeviceSession]:
         """The hundred most recently used ones."""

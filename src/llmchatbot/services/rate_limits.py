@@ -11,13 +11,14 @@ import hashlib
 import ipaddress
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
 from llmchatbot.clock import Clock
 from llmchatbot.database.pool import Database
-from llmchatbot.errors import RateLimited
+from llmchatbot.errors import DatabaseUnavailable, RateLimited, Unavailable
 from llmchatbot.models.rate_limits import Quota, Tally
 from llmchatbot.repositories import rate_limits
 
@@ -128,6 +129,19 @@ class Attempts:
                     retry_after=math.ceil(tally.retry_after),
                     headers=limit_headers(quota, remaining=0, reset=tally.retry_after),
                 )
+
+    @asynccontextmanager
+    async def taking(self, wanted: Sequence[Keyed]) -> AsyncIterator[None]:
+        """`take` for the work inside; given back when that is Unavailable: nothing was tried then, and nobody shall be
+        locked out because the machine is busy. Raises RateLimited."""
+        await self.take(wanted)
+        try:
+            yield
+        except Unavailable:
+            # The database may be what is away: the charge stays, and the first failure is the one to report.
+            with suppress(DatabaseUnavailable):
+                await self.give_back(wanted)
+            raise
 
     async def give_back(self, wanted: Sequence[Keyed]) -> None:
         """For attempts that turned out to be good ones."""
