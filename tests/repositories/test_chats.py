@@ -16,10 +16,11 @@ from llmchatbot.database.pool import Connection, Database
 from llmchatbot.errors import NotFound
 from llmchatbot.ids import new_id
 from llmchatbot.models.chats import ChatChanges, ChatKey
-from llmchatbot.models.generations import Status, Usage
+from llmchatbot.models.generations import Cursor, Status, Usage
 from llmchatbot.repositories import chats, messages_read, search, user_events
 from llmchatbot.repositories.answer_log import PostgresAnswerLog
 from llmchatbot.services.chats import ChatService
+from llmchatbot.services.feed import FeedService
 from llmchatbot.streaming.store import Ending, Finish
 from llmchatbot.streaming.wakeups import LocalWakeUps
 
@@ -202,3 +203,24 @@ async def _running_answer(db: Database, user_id: UUID, chat_id: UUID, node_id: U
         cost=None,
         feed={"type": "generation.ended"},
     )
+
+
+async def test_feed_is_read_in_bounded_pieces_and_loses_nothing(db: Database) -> None:
+    """An event holds its chat, and that a system prompt: five hundred of them were 190 MB for each reader."""
+    user_id = await make_user(db)
+    async with db.transaction() as transaction:
+        for number in range(40):
+            await user_events.append(transaction, user_id, {"n": number, "prompt": "x" * 100_000})
+    service = FeedService(db, LocalWakeUps())
+    first, last = await user_events.bounds(db, user_id)
+    reading = await service.open(user_id, Cursor(user_id, first - 1))
+    source, seen, seq = reading.source, [], reading.seq
+    while seq < last:
+        piece = source.since(seq + 1, 500)
+        assert sum(map(len, piece)) < 500_000
+        seen += [json.loads(payload)["n"] for payload in piece]
+        seq += len(piece)
+        if seq < last:
+            await source.wait()
+    service.close(source)
+    assert seen == list(range(40))

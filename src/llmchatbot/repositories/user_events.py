@@ -44,11 +44,18 @@ async def bounds(executor: Executor, user_id: UUID) -> tuple[int, int]:
     return (record["first"] if record["first"] is not None else last + 1), last
 
 
-async def read(executor: Executor, user_id: UUID, after: int, limit: int) -> list[str]:
-    """Events behind number `after`, in order."""
-    records = await executor.fetch(
-        "SELECT payload FROM user_events WHERE user_id = $1 AND seq > $2 ORDER BY seq LIMIT $3", user_id, after, limit
-    )
+_READ = """
+SELECT payload FROM (
+    SELECT seq, payload, sum(length(payload)) OVER (ORDER BY seq) - length(payload) AS before
+    FROM user_events WHERE user_id = $1 AND seq > $2 ORDER BY seq LIMIT $3
+) next
+WHERE before < $4 ORDER BY seq
+"""
+
+
+async def read(executor: Executor, user_id: UUID, after: int, *, limit: int, enough: int) -> list[str]:
+    """Events behind number `after`, in order: at most `limit`, and none behind the first `enough` characters."""
+    records = await executor.fetch(_READ, user_id, after, limit, enough)
     return [record["payload"] for record in records]
 
 

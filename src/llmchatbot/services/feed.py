@@ -16,7 +16,9 @@ from llmchatbot.streaming import payloads, wakeups
 from llmchatbot.streaming.tails import Reader
 from llmchatbot.streaming.wakeups import WakeUps
 
+# Of one look. An event holds its chat, and that may hold a system prompt of 384 KB.
 _READ_LIMIT = 500
+_READ_CHARACTERS = 256 * 1024
 
 Read = Callable[[int], Awaitable[Sequence[str]]]
 
@@ -66,7 +68,7 @@ class FeedSource:
             return
         self._events += events
         # What came back full may have been cut.
-        self._news = self._news or len(events) >= _READ_LIMIT
+        self._news = self._news or len(events) >= _READ_LIMIT or sum(map(len, events)) >= _READ_CHARACTERS
 
 
 class FeedReading(msgspec.Struct, frozen=True):
@@ -96,7 +98,7 @@ class FeedService:
             raise NotFound
         first, last = await user_events.bounds(self._database, user_id)
         if cursor is not None and first - 1 <= cursor.seq <= last:
-            missed = await user_events.read(self._database, user_id, cursor.seq, _READ_LIMIT)
+            missed = await self._read(user_id, cursor.seq)
             source = self._source(user_id, cursor.seq + 1, missed)
             return FeedReading(source, cursor.seq)
         kind = "start" if cursor is None else "reset"
@@ -105,11 +107,14 @@ class FeedService:
 
     def _source(self, user_id: UUID, first: int, events: Sequence[str]) -> FeedSource:
         async def read(after: int) -> Sequence[str]:
-            return await user_events.read(self._database, user_id, after, _READ_LIMIT)
+            return await self._read(user_id, after)
 
         source = FeedSource(user_id, first, events, read)
         self._open.setdefault(source.stream_id, set()).add(source)
         return source
+
+    async def _read(self, user_id: UUID, after: int) -> list[str]:
+        return await user_events.read(self._database, user_id, after, limit=_READ_LIMIT, enough=_READ_CHARACTERS)
 
     def close(self, source: FeedSource) -> None:
         sources = self._open.get(source.stream_id, set())
