@@ -8,6 +8,7 @@ from functools import partial
 import msgspec
 
 from llmchatbot.errors import AnswerTooLong, ModelError, ModelInterrupted
+from llmchatbot.llm.events import MOST_TOKENS
 from llmchatbot.llm.events import Usage as ModelUsage
 from llmchatbot.models.generations import Generation, Status, Usage
 from llmchatbot.services.prompts import Chosen, PromptBuilder
@@ -123,7 +124,7 @@ def _usage(job: Job, text: str, prompts: PromptBuilder) -> Usage:
         inherited = tokens(job.inherited) if job.inherited else 0
         return Usage(
             input_tokens=job.usage.input_tokens,
-            output_tokens=job.usage.output_tokens + inherited,
+            output_tokens=min(job.usage.output_tokens + inherited, MOST_TOKENS),
             estimated=job.usage.estimated or inherited > 0,
         )
     written = text.removeprefix(job.generation.prefix)
