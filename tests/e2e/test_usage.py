@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from pathlib import Path
+
 import pytest
+from model_recordings import RawServer
 from nodes import Person
+from tests.e2e.conftest import StartNode
 
 SHORT = "[[rate=0 tokens=20]]"
 
@@ -53,3 +59,35 @@ async def test_span_and_group_that_cannot_be_are_400(person: Person, query: str)
 async def test_the_first_days_of_all_are_asked_for_without_a_fault(person: Person) -> None:
     """The thirty days before the fifth one overflowed, and that was a 500."""
     assert await person.request("GET", "/api/v1/users/me/usage?to=0001-01-05") == (200, [])
+
+
+MODELS = """
+default = "up"
+[models.up]
+protocol = "openai"
+url = "{url}"
+upstream_name = "x"
+context_window = 100000
+max_output_tokens = 10000
+input_price = 1000000
+output_price = 1000000
+"""
+
+
+async def test_answer_whose_provider_counts_absurdly_gets_its_end(start_node: StartNode, tmp_path: Path) -> None:
+    """Found by a review: a count that its column does not hold was tried again for ever, and the chat stayed busy."""
+    end = {"choices": [{"index": 0, "delta": {"content": "two"}, "finish_reason": "stop"}]}
+    usage = {"choices": [], "usage": {"prompt_tokens": 2**32 - 1, "completion_tokens": 3}}
+    async with RawServer() as provider:
+        provider.answer(*(f"data: {json.dumps(event)}\n\n".encode() for event in (end, usage)), b"data: [DONE]\n\n")
+        models = tmp_path / "models.toml"
+        models.write_text(MODELS.format(url=provider.url))
+        async with Person(await start_node(MODELS_FILE=str(models))) as person:
+            chat = await person.chat()
+            for question in ("hello", "again"):
+                async with asyncio.timeout(20):
+                    last = (await person.events(await person.start(chat, question, model="up")))[-1]
+                assert (last["status"], last["content"]) == ("completed", "two")
+                assert last["usage"] == {"input_tokens": 2**31 - 1, "output_tokens": 3, "estimated": True}
+            _, (row,) = await person.request("GET", "/api/v1/users/me/usage?group=model")
+            assert (row["answers"], row["input_tokens"], row["cost"]) == (2, 2 * (2**31 - 1), pytest.approx(2e6))

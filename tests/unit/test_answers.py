@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, cast
 from uuid import UUID
 
@@ -11,7 +13,7 @@ from llmchatbot.clock import SystemClock
 from llmchatbot.config import LimitSettings
 from llmchatbot.errors import DatabaseUnavailable
 from llmchatbot.ids import new_id
-from llmchatbot.llm.events import Event, Finished, TextDelta
+from llmchatbot.llm.events import Event, Finished, TextDelta, Usage
 from llmchatbot.llm.gateway import GatewayRequest, ModelGateway
 from llmchatbot.llm.port import Sink
 from llmchatbot.models.generations import Generation, Status
@@ -59,13 +61,13 @@ class Prompts:
     def tokens(self, model_name: str, text: str) -> int:
         return 1
 
-    def cost(self, model_name: str, usage: object) -> None:
-        return None
+    def cost(self, model_name: str, usage: object) -> float:
+        return 0.5
 
 
 class Gateway:
     async def stream(self, request: GatewayRequest, sink: Sink) -> AsyncGenerator[list[Event], None]:
-        yield [TextDelta("a"), Finished("stop")]
+        yield [TextDelta("a"), Usage(7, 8), Finished("stop")]
 
 
 class Refusing(Store):
@@ -82,8 +84,18 @@ class Refusing(Store):
         return await super().finish(ending)
 
 
-async def answered(store: Store, *, failures: int = 0) -> Ending:
-    """Make one answer to its end."""
+class Poisoned(Store):
+    """Cannot write down what a provider has counted."""
+
+    async def finish(self, ending: Ending) -> Finish:
+        if not ending.usage.estimated:
+            raise OverflowError
+        return await super().finish(ending)
+
+
+@asynccontextmanager
+async def making(store: Store, *, failures: int = 0) -> AsyncIterator[AnswerMaker]:
+    """Begin one answer."""
     supervisor = Supervisor("test")
     writer = Writer(store, SystemClock(), node_id=new_id, round_seconds=0.001)
     supervisor.keep(writer.run, name="writer")
@@ -117,11 +129,16 @@ async def answered(store: Store, *, failures: int = 0) -> Ending:
     )
     try:
         maker.start(generation, ['{"type":"start"}'])
-        async with asyncio.timeout(5):
-            while len(maker):  # noqa: ASYNC110 - the end of a job is nobody's event
-                await asyncio.sleep(0.01)
+        yield maker
     finally:
         await supervisor.close()
+
+
+async def answered(store: Store, *, failures: int = 0) -> Ending:
+    """Make one answer to its end."""
+    async with making(store, failures=failures) as maker, asyncio.timeout(5):
+        while len(maker):  # noqa: ASYNC110 - the end of a job is nobody's event
+            await asyncio.sleep(0.01)
     assert store.ending is not None
     return store.ending
 
@@ -137,3 +154,27 @@ async def test_end_that_a_fault_of_ours_refuses_is_tried_again_by_the_process_th
     ending = await answered(store)
     assert (ending.status, ending.content) == (Status.COMPLETED, "a")
     assert not store.faults
+
+
+async def test_end_whose_numbers_the_database_refuses_is_stored_with_numbers_of_ours() -> None:
+    """The same end was tried for ever, and its chat stayed busy."""
+    ending = await answered(Poisoned())
+    assert (ending.status, ending.content, ending.cost) == (Status.COMPLETED, "a", None)
+    assert json.loads(ending.payload)["usage"] == {"input_tokens": 0, "output_tokens": 1, "estimated": True}
+
+
+async def test_end_that_a_fault_of_ours_refuses_a_few_times_keeps_the_numbers_of_its_provider() -> None:
+    ending = await answered(Refusing(faults=2))
+    assert (ending.usage.input_tokens, ending.usage.output_tokens, ending.cost) == (7, 8, 0.5)
+
+
+async def test_answer_whose_end_is_refused_is_let_go_of_as_soon_as_it_is_abandoned() -> None:
+    """A node that was fenced meanwhile waited for it for ever, instead of beginning again under a new name."""
+    store = Refusing(faults=1_000_000)
+    async with making(store) as maker:
+        while store.faults > 1_000_000 - 5:  # noqa: ASYNC110 - a fault is nobody's event
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(0.5):
+            await maker.abandon(maker.generation_ids)
+        assert not len(maker)
+    assert store.ending is None

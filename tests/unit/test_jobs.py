@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from llmchatbot.ids import new_id
+from llmchatbot.llm.events import MOST_TOKENS
 from llmchatbot.llm.events import Usage as ModelUsage
 from llmchatbot.models.generations import Generation, Status, Usage
 from llmchatbot.services.jobs import Job, ending_of
@@ -51,7 +53,16 @@ TOLD = ModelUsage(50, 7)
         ("abc", "abc", TOLD, Usage(input_tokens=50, output_tokens=7, estimated=False)),
         ("abc", "abc", None, Usage(input_tokens=5, output_tokens=4, estimated=True)),
         ("abc", "abcde", TOLD, Usage(input_tokens=50, output_tokens=9, estimated=True)),
+        # As many as fit their column, with those of a node that died.
+        ("", "abc", ModelUsage(2**31, 2**31 - 2), Usage(input_tokens=2**31 - 1, output_tokens=2**31 - 1)),
     ],
 )
 def test_each_character_is_accounted_once(prefix: str, stored: str, told: ModelUsage | None, expected: Usage) -> None:
     assert usage_of(prefix, stored, "said", told) == expected
+
+
+@pytest.mark.parametrize(("price", "cost"), [(3.0, 2 * MOST_TOKENS * 3 / 1e6), (1e9, 999_999.99999999)])
+def test_a_cost_is_at_most_what_its_column_holds(price: float, cost: float) -> None:
+    gateway = SimpleNamespace(describe=lambda: [SimpleNamespace(name="m", input_price=price, output_price=price)])
+    prompts = PromptBuilder(cast("Any", None), cast("Any", gateway), recorder=cast("Any", None))
+    assert prompts.cost("m", Usage(input_tokens=MOST_TOKENS, output_tokens=MOST_TOKENS)) == pytest.approx(cost)

@@ -11,9 +11,10 @@ import pytest
 from llmchatbot.clock import SystemClock
 from llmchatbot.errors import AnswerTooLong
 from llmchatbot.ids import new_id
-from llmchatbot.llm.events import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta, Usage
+from llmchatbot.llm.events import Event, Finished, Notice, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 from llmchatbot.services.jobs import Job
 from llmchatbot.services.sinks import JobSink
+from llmchatbot.streaming import payloads
 from llmchatbot.streaming.drafts import Draft
 from llmchatbot.streaming.store import Store
 from llmchatbot.streaming.tails import Tail
@@ -22,10 +23,18 @@ from llmchatbot.streaming.writer import Writer
 LIMIT = 100
 
 
-def sink_of(draft: Draft) -> tuple[JobSink, Job]:
+def sink_of(draft: Draft, *, limit: int = LIMIT) -> tuple[JobSink, Job]:
     job = cast("Job", SimpleNamespace(draft=draft, usage=None, finish_reason=None))
     writer = Writer(cast("Store", None), SystemClock(), node_id=new_id, round_seconds=1)
-    return JobSink(job, writer, limit_bytes=LIMIT), job
+    return JobSink(job, writer, limit_bytes=limit), job
+
+
+def call(arguments: str) -> ToolCallDelta:
+    return ToolCallDelta(0, "1", "look", arguments)
+
+
+def size_of(event: ToolCallDelta) -> int:
+    return len(payloads.tool_call(event.index, event.id, event.name, event.arguments))
 
 
 def draft_with(text: str = "") -> Draft:
@@ -77,17 +86,65 @@ def test_nothing_behind_a_cut_is_taken_but_what_the_call_has_cost() -> None:
 
 
 @pytest.mark.parametrize(
-    "last",
-    [TextDelta("c" * 31), ReasoningDelta("c" * 31), ToolCallDelta(0, "", "", "c" * 31)],
-    ids=lambda e: str(type(e)),
+    ("last", "fits"), [(TextDelta("c" * 31), True), (ReasoningDelta("c" * 31), True), (call("c" * 31), False)]
 )
-def test_text_thoughts_and_tool_calls_have_one_limit_together(last: Event) -> None:
+def test_text_thoughts_and_tool_calls_have_one_limit_together(last: Event, fits: bool) -> None:
     draft = draft_with("a" * 30)
-    sink, _ = sink_of(draft)
-    sink.events([ReasoningDelta("b" * 30), ToolCallDelta(0, "1", "look", "d" * 10)])
+    first = call("d" * 10)
+    sink, _ = sink_of(draft, limit=30 + 30 + size_of(first) + 30)
+    sink.events([ReasoningDelta("b" * 30), first])
     with pytest.raises(AnswerTooLong):
         sink.events([last])
     batch = draft.take()
     assert batch is not None
-    newest = json.loads(batch.payloads[-1])
-    assert (newest.get("content") or newest["arguments"]) == "c" * 30
+    assert json.loads(batch.payloads[1])["arguments"] == "d" * 10
+    assert [json.loads(payload)["content"] for payload in batch.payloads[2:]] == (["c" * 30] if fits else [])
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        [ToolCallDelta(0, "i" * 900, "", "")],
+        [ToolCallDelta(0, "", "n" * 900, "")],
+        [ToolCallDelta(n, "", "", "") for n in range(1000)],
+        [call("\u00e9" * 100)],
+    ],
+    ids=["id", "name", "empty ones", "arguments that are escaped"],
+)
+def test_all_that_is_kept_of_a_tool_call_counts(calls: list[Event]) -> None:
+    """Only its arguments did: a hundred MB of ids were no answer that is too long."""
+    draft = draft_with()
+    sink, _ = sink_of(draft, limit=10_000)
+    with pytest.raises(AnswerTooLong):
+        sink.events(calls * 20)
+    batch = draft.take()
+    assert batch is not None
+    assert 9_000 < sum(map(len, batch.payloads)) <= 10_000
+
+
+def test_a_tool_call_of_exactly_the_room_that_is_left_is_whole() -> None:
+    draft = draft_with("a" * 30)
+    whole = call("{}")
+    sink, _ = sink_of(draft, limit=30 + size_of(whole))
+    sink.events([whole])
+    with pytest.raises(AnswerTooLong):
+        sink.text("b")
+
+
+def test_notices_take_their_part_of_the_limit() -> None:
+    draft = draft_with()
+    sink, _ = sink_of(draft)
+    sink.events([Notice("retry", "a" * 50)])
+    with pytest.raises(AnswerTooLong):
+        sink.text("b" * 60)
+    assert len(draft.text) == LIMIT - len(payloads.notice("retry", "a" * 50))
+
+
+def test_tool_calls_of_a_node_that_died_count_for_whoever_goes_on() -> None:
+    log = ['{"type":"start"}', payloads.tool_call(0, "1", "look", "{}")]
+    tail = Tail(new_id())
+    tail.extend(0, log)
+    sink, _ = sink_of(Draft.of_log(tail, log, epoch=2), limit=len(log[1]) + 5)
+    sink.text("a" * 5)
+    with pytest.raises(AnswerTooLong):
+        sink.text("b")

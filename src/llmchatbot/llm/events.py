@@ -9,8 +9,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import force_setattr
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+MOST_TOKENS = 2**31 - 1
+"""The largest count that can be written down."""
 
 
 class TextDelta(msgspec.Struct, frozen=True, gc=False):
@@ -35,11 +39,21 @@ class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens of the whole call; `estimated` when the provider gave no number. Comes once, before `Finished`."""
+    """Tokens of the whole call; `estimated` when the provider gave no number. Comes once, before `Finished`.
+
+    A number that no answer can have is no provider's count: it becomes the nearest possible one, and is `estimated`.
+    """
 
     input_tokens: int
     output_tokens: int
     estimated: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("input_tokens", "output_tokens"):
+            told = getattr(self, name)
+            if not 0 <= told <= MOST_TOKENS:
+                force_setattr(self, name, min(max(told, 0), MOST_TOKENS))
+                force_setattr(self, "estimated", True)
 
 
 class Notice(msgspec.Struct, frozen=True):

@@ -22,7 +22,7 @@ from llmchatbot.services.prompts import Chosen, PromptBuilder
 from llmchatbot.services.sinks import JobSink
 from llmchatbot.streaming import payloads, wakeups
 from llmchatbot.streaming.drafts import Draft
-from llmchatbot.streaming.store import Batch, Finish, Store
+from llmchatbot.streaming.store import Batch, Ending, Finish, Store
 from llmchatbot.streaming.tails import Tail, Tails
 from llmchatbot.streaming.wakeups import WakeUps
 from llmchatbot.streaming.writer import Writer
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_PAUSE = 1.0
 _LONGEST_PAUSE_AFTER_FAULT = 60.0
+# After so many faults in storing an end, the provider's numbers are left out of it.
+_FAULTS_WITH_NUMBERS = 3
 _BEGIN_SECONDS = 60.0
 # Rows of one statement when a whole log is stored again.
 _REPLAY_ROWS = 5000
@@ -142,7 +144,7 @@ class AnswerMaker:
         """Stop writing these, without an end: another process goes on with them. Returns when all are silent."""
         jobs = [self._jobs[generation_id] for generation_id in generation_ids if generation_id in self._jobs]
         for job in jobs:
-            job.abandoned = True
+            job.abandon()
             if job.consumer is not None:
                 job.consumer.cancel()
         for job in jobs:
@@ -158,7 +160,7 @@ class AnswerMaker:
         job = self._jobs.get(draft.generation_id)
         if job is not None:
             logger.warning("generation %s is not ours any more; its model call is closed", draft.generation_id)
-            job.abandoned = True
+            job.abandon()
             if job.consumer is not None:
                 job.consumer.cancel()
 
@@ -217,7 +219,7 @@ class AnswerMaker:
         """Relay the model's events into the draft. Raises ModelError, and ModelInterrupted without an explicit end."""
         chosen = job.chosen or await self._prompt(job)
         if chosen is None:
-            job.abandoned = True
+            job.abandon()
             return
         request = chosen.request
         job.prompt_texts = [message.content for message in request.messages]
@@ -258,27 +260,15 @@ class AnswerMaker:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _finish(self, job: Job, failure: ModelError | None) -> None:
-        """Repeats the terminal transaction until it is known to be stored: an answer is never left without an end."""
+        """Store the end and tell everybody, unless the answer is somebody else's by now."""
         await self._writer.settle(job.draft)
         if job.draft.lost:
             return
-        ending = ending_of(job, failure, self._prompts)
-        pace = pace_of(job, ending.status, ending.usage.output_tokens, asyncio.get_running_loop().time())
-        pause, longest = 0.05, _LONGEST_PAUSE
-        while True:
-            try:
-                outcome = await self._store.finish(ending)
-                if outcome is not Finish.GAP:
-                    break
-                await self._store_again(job.draft)
-            except DatabaseUnavailable:
-                logger.info("the end of generation %s waits for the database", job.generation.id)
-            except Exception:
-                # The text exists whole nowhere else yet: a fault of ours must not make somebody else begin again.
-                logger.exception("the end of generation %s could not be stored; it is tried again", job.generation.id)
-                longest = _LONGEST_PAUSE_AFTER_FAULT
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, longest)
+        made_at = asyncio.get_running_loop().time()
+        stored = await self._store_end(job, failure)
+        if stored is None:
+            return
+        ending, outcome = stored
         if outcome is Finish.LOST:
             job.draft.lost = True
             self.on_lost(job.generation)
@@ -286,8 +276,36 @@ class AnswerMaker:
         job.draft.tail.extend(ending.seq, [ending.payload])
         await self._wakeups.publish(wakeups.ENDED, str(job.generation.id))
         await self._wakeups.publish(wakeups.USER_EVENT, str(job.generation.user_id))
-        self.on_paced(pace)
+        self.on_paced(pace_of(job, ending.status, ending.usage.output_tokens, made_at))
         self.on_finished(job.generation, ending.status)
+
+    async def _store_end(self, job: Job, failure: ModelError | None) -> tuple[Ending, Finish] | None:
+        """Repeats the terminal transaction until it is known to be stored: an answer is never left without an end.
+
+        None when it was abandoned after a fault: whoever abandons waits for us, and another process goes on with it.
+        """
+        ending = ending_of(job, failure, self._prompts)
+        pause, longest, faults = 0.05, _LONGEST_PAUSE, 0
+        while True:
+            try:
+                outcome = await self._store.finish(ending)
+                if outcome is not Finish.GAP:
+                    return ending, outcome
+                await self._store_again(job.draft)
+            except DatabaseUnavailable:
+                logger.info("the end of generation %s waits for the database", job.generation.id)
+            except Exception:
+                # The text exists whole nowhere else yet: a fault of ours must not make somebody else begin again.
+                logger.exception("the end of generation %s could not be stored; it is tried again", job.generation.id)
+                faults, longest = faults + 1, _LONGEST_PAUSE_AFTER_FAULT
+                if faults == _FAULTS_WITH_NUMBERS:
+                    # They are all in it that a stranger has chosen freely; an end without them is better than none.
+                    ending = ending_of(job, failure, self._prompts, counted=False)
+            if not faults:
+                await asyncio.sleep(pause)
+            elif await job.abandoned_within(pause):
+                return None
+            pause = min(pause * 2, longest)
 
     async def _store_again(self, draft: Draft) -> None:
         logger.warning("events of generation %s are missing in the log; storing them again", draft.generation_id)

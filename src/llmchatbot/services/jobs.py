@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from functools import partial
 
 import msgspec
 
 from llmchatbot.errors import AnswerTooLong, ModelError, ModelInterrupted
+from llmchatbot.llm.events import MOST_TOKENS
 from llmchatbot.llm.events import Usage as ModelUsage
 from llmchatbot.models.generations import Generation, Status, Usage
 from llmchatbot.services.prompts import Chosen, PromptBuilder
@@ -32,12 +34,27 @@ class Job:
         self.finish_reason: str | None = None
         self.prompt_texts: list[str] = []
         self.stopping = False
-        self.abandoned = False
         # By the clock of the loop: when the model was asked, and when its first text was there.
         self.asked_at: float | None = None
         self.first_at: float | None = None
         self.consumer: asyncio.Task[None] | None = None
         self.done = asyncio.Event()
+        self._abandoned = asyncio.Event()
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether this process must not write it any more."""
+        return self._abandoned.is_set()
+
+    def abandon(self) -> None:
+        self._abandoned.set()
+
+    async def abandoned_within(self, seconds: float) -> bool:
+        """Wait so long, or until it is abandoned."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._abandoned.wait()
+        return self.abandoned
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,12 +89,12 @@ def status_of(job: Job, failure: ModelError | None) -> Status:
     return Status.INTERRUPTED if cut_short else Status.FAILED
 
 
-def ending_of(job: Job, failure: ModelError | None, prompts: PromptBuilder) -> Ending:
-    """All that the terminal transaction writes."""
+def ending_of(job: Job, failure: ModelError | None, prompts: PromptBuilder, *, counted: bool = True) -> Ending:
+    """All that the terminal transaction writes; with `counted` false, without the provider's numbers and any cost."""
     draft, generation = job.draft, job.generation
     status = status_of(job, failure)
     text = draft.text
-    usage = _usage(job, text, prompts)
+    usage = _usage(job, text, prompts, job.usage if counted else None)
     if failure is not None and status is not Status.STOPPED:
         payload = payloads.failure(failure, status=status.value, message_id=generation.message_id, content=text)
     else:
@@ -102,7 +119,7 @@ def ending_of(job: Job, failure: ModelError | None, prompts: PromptBuilder) -> E
         error_code=failure.code if failure is not None else None,
         model=job.model,
         upstream=job.upstream,
-        cost=prompts.cost(job.model, usage),
+        cost=prompts.cost(job.model, usage) if counted else None,
         feed={
             "type": "generation.ended",
             "generation_id": str(generation.id),
@@ -113,18 +130,18 @@ def ending_of(job: Job, failure: ModelError | None, prompts: PromptBuilder) -> E
     )
 
 
-def _usage(job: Job, text: str, prompts: PromptBuilder) -> Usage:
+def _usage(job: Job, text: str, prompts: PromptBuilder, told: ModelUsage | None) -> Usage:
     """The provider's numbers; without them an estimate that says so.
 
     A prefix that a person asked to go on from was accounted when it was made.
     """
     tokens = partial(prompts.tokens, job.generation.model)
-    if job.usage is not None:
+    if told is not None:
         inherited = tokens(job.inherited) if job.inherited else 0
         return Usage(
-            input_tokens=job.usage.input_tokens,
-            output_tokens=job.usage.output_tokens + inherited,
-            estimated=job.usage.estimated or inherited > 0,
+            input_tokens=told.input_tokens,
+            output_tokens=min(told.output_tokens + inherited, MOST_TOKENS),
+            estimated=told.estimated or inherited > 0,
         )
     written = text.removeprefix(job.generation.prefix)
     return Usage(input_tokens=sum(map(tokens, job.prompt_texts)), output_tokens=tokens(written), estimated=True)

@@ -18,6 +18,8 @@ from llmchatbot.repositories import generations, messages
 from llmchatbot.repositories.executor import Executor
 from llmchatbot.repositories.messages import LONGEST_BRANCH, BranchMessage
 
+# The column's type is numeric(14, 8).
+_MOST_COST = 999_999.99999999
 _GO_ON = "Continue your last answer exactly where it broke off. Do not repeat any of it and do not comment on this."
 
 
@@ -101,12 +103,16 @@ class PromptBuilder:
             return -(-len(text) // 4)
 
     def cost(self, model_name: str, usage: Usage) -> float | None:
-        """In the currency of the registry's prices, which are per million tokens; None without prices."""
+        """In the currency of the registry's prices, which are per million tokens; None without prices.
+
+        At most what can be written down.
+        """
         known = {model.name: model for model in self._gateway.describe()}
         model = known.get(model_name)
         if model is None or model.input_price is None or model.output_price is None:
             return None
-        return (usage.input_tokens * model.input_price + usage.output_tokens * model.output_price) / 1_000_000
+        cost = (usage.input_tokens * model.input_price + usage.output_tokens * model.output_price) / 1_000_000
+        return min(_MOST_COST, cost)
 
 
 def _notices(chosen: ContextChoice) -> list[Notice]:

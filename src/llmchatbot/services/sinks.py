@@ -21,8 +21,8 @@ class JobSink:
         self._draft = job.draft
         self._writer = writer
         self._limit_bytes = limit_bytes
-        # For text and thoughts: what tool calls do not need of the limit.
-        self._room_bytes = limit_bytes
+        # For text and thoughts: what other events do not need of the limit; of an answer taken over, those in its log.
+        self._room_bytes = limit_bytes - payloads.size_of_calls(job.draft.tail.payloads)
         self._cut = False
 
     @property
@@ -70,17 +70,18 @@ class JobSink:
         elif isinstance(event, Answering):
             self._job.model, self._job.upstream = event.model or self._job.model, event.upstream
         elif isinstance(event, Notice):
-            draft.add_event(payloads.notice(event.code, event.text, event.data))
+            self._add(payloads.notice(event.code, event.text, event.data))
         elif isinstance(event, ToolCallDelta):
-            self._take_call(event, draft)
+            self._take_call(event)
 
-    def _take_call(self, event: ToolCallDelta, draft: Draft) -> None:
-        arguments = self._fitting(event.arguments)
-        if self._cut and not arguments:
-            return
-        self._room_bytes -= utf8_size(arguments)
-        draft.add_event(
-            payloads.encode(
-                {"type": "tool_call", "index": event.index, "id": event.id, "name": event.name, "arguments": arguments}
-            )
-        )
+    def _take_call(self, event: ToolCallDelta) -> None:
+        """Whole or not at all: half of a JSON text is of no use to anybody."""
+        payload = payloads.tool_call(event.index, event.id, event.name, event.arguments)
+        self._cut = self._cut or self._draft.bytes + len(payload) > self._room_bytes
+        if not self._cut:
+            self._add(payload)
+
+    def _add(self, payload: str) -> None:
+        """All of it counts, for all of it is kept: a call may be nothing but its id, its name or its number."""
+        self._room_bytes -= len(payload)
+        self._draft.add_event(payload)

@@ -22,6 +22,7 @@ ERROR = TERMINAL[1]
 _TOKEN = '{"type":"token","content":'  # noqa: S105 # not that kind of token
 _REASONING = '{"type":"reasoning","content":'
 _RESET = '{"type":"reset","content":'
+_TOOL_CALL = '{"type":"tool_call",'
 
 
 # One for all: `json.dumps` makes a new one for each call that asks for other separators.
@@ -90,6 +91,15 @@ def failure(error: ModelError, *, status: str, message_id: UUID, content: str) -
 
 def notice(code: str, text: str, data: dict[str, Any] | None = None) -> str:
     return encode({"type": "notice", "code": code, "content": text, **({"data": data} if data else {})})
+
+
+def tool_call(index: int, call_id: str, name: str, arguments: str) -> str:
+    return encode({"type": "tool_call", "index": index, "id": call_id, "name": name, "arguments": arguments})
+
+
+def size_of_calls(payloads: Iterable[str]) -> int:
+    """Bytes of all tool calls in a log."""
+    return sum(len(payload) for payload in payloads if payload.startswith(_TOOL_CALL))
 
 
 def is_terminal(payload: str) -> bool:
