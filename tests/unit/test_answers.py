@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, cast
 from uuid import UUID
@@ -82,14 +83,28 @@ class Refusing(Store):
         return await super().finish(ending)
 
 
-async def answered(store: Store, *, failures: int = 0) -> Ending:
-    """Make one answer to its end."""
+class Deaf(Prompts):
+    """A cancellation gets lost in there."""
+
+    def __init__(self) -> None:
+        super().__init__(failures=0)
+        self.began = asyncio.Event()
+
+    async def build(self, generation: Generation, *, prefix: str) -> Chosen:
+        self.began.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(5)
+        return await super().build(generation, prefix=prefix)
+
+
+async def answered(store: Store, *, failures: int = 0, deaf: Deaf | None = None) -> Ending:
+    """Make one answer to its end; one whose prompt is `deaf` is stopped while that is read."""
     supervisor = Supervisor("test")
     writer = Writer(store, SystemClock(), node_id=new_id, round_seconds=0.001)
     supervisor.keep(writer.run, name="writer")
     maker = AnswerMaker(
         gateway=cast("ModelGateway", Gateway()),
-        prompts=cast("PromptBuilder", Prompts(failures=failures)),
+        prompts=cast("PromptBuilder", deaf or Prompts(failures=failures)),
         store=store,
         writer=writer,
         tails=Tails(),
@@ -117,6 +132,9 @@ async def answered(store: Store, *, failures: int = 0) -> Ending:
     )
     try:
         maker.start(generation, ['{"type":"start"}'])
+        if deaf is not None:
+            await deaf.began.wait()
+            maker.stop(generation.id)
         async with asyncio.timeout(5):
             while len(maker):  # noqa: ASYNC110 - the end of a job is nobody's event
                 await asyncio.sleep(0.01)
@@ -137,3 +155,9 @@ async def test_end_that_a_fault_of_ours_refuses_is_tried_again_by_the_process_th
     ending = await answered(store)
     assert (ending.status, ending.content) == (Status.COMPLETED, "a")
     assert not store.faults
+
+
+async def test_answer_that_was_stopped_while_its_prompt_was_read_asks_no_model() -> None:
+    """No later stop cancels again: the model was asked, paid for and waited for to its end."""
+    ending = await answered(Store(), deaf=Deaf())
+    assert (ending.status, ending.content) == (Status.STOPPED, "")
