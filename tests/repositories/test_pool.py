@@ -218,6 +218,34 @@ async def test_a_transaction_that_never_began_does_not_spoil_its_connection(
         assert await transaction.fetchval("SELECT 1") == 1
 
 
+@pytest.mark.parametrize("single", [True, False])
+async def test_a_cancellation_stays_one_while_the_server_says_nothing(db: Database, single: bool) -> None:
+    """It became DatabaseUnavailable, which is waited out: the model was asked for an answer that was stopped."""
+
+    async def use() -> None:
+        async with db.acquire() as connection:
+            await connection.fetchval("SELECT pg_sleep(60)")
+
+    async def pid_of_it() -> int:
+        query = "SELECT pid FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND datname = current_database()"
+        while (pid := await db.fetchval(query)) is None:  # noqa: ASYNC110 - in another process
+            await asyncio.sleep(0.01)
+        return int(pid)
+
+    task = asyncio.create_task(db.fetchval("SELECT pg_sleep(60)") if single else use())
+    async with asyncio.timeout(5):
+        pid = await pid_of_it()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert await db.fetchval("SELECT 1") == 1
+    assert db.in_use == 0
+
+
 async def test_a_password_never_stands_in_a_log_or_a_traceback() -> None:
     address = Address(host="db.example", password="s3cret-word")
     assert "s3cret" not in f"{address!r} {address}"

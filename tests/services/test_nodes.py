@@ -277,6 +277,59 @@ async def test_nobody_is_fenced_right_after_an_outage(db: Database) -> None:
     assert await db.fetchval("SELECT fenced_at IS NOT NULL FROM nodes WHERE id = $1", other)
 
 
+LIVING = "SELECT array_agg(id ORDER BY id) FROM nodes WHERE fenced_at IS NULL"
+
+
+@pytest.mark.parametrize("seconds", [8, 15])
+@pytest.mark.parametrize("due", [False, True])
+async def test_jump_of_the_databases_clock_fences_nobody(db: Database, seconds: int, due: bool) -> None:
+    """The clock was set forward, or the machine slept: the only living node fenced itself, and lost its answers."""
+    (first, maker), (second, _) = make_node(db), make_node(db)
+    await second.tick()
+    # The second one has renewed its lease a while ago: a short jump makes its lease run out alone.
+    await db.execute("UPDATE nodes SET lease_until = lease_until - interval '2.5 seconds'")
+    await first.tick()
+    both, ids = sorted([first.id, second.id]), (first.id, second.id)
+    maker.generation_ids.append(await make_generation(db, first.id))
+    await db.execute("UPDATE nodes SET lease_until = lease_until - make_interval(secs => $1)", seconds)
+    if due:
+        first._renewed -= StreamSettings().lease_renewal
+    await first.tick()
+    assert await db.fetchval(LIVING) == both
+    assert await db.fetchval("SELECT lease_until > now() + interval '9 s' FROM nodes WHERE id = $1", first.id)
+    await second.tick()
+    assert await db.fetchval("SELECT bool_and(lease_until > now() + interval '9 s') FROM nodes")
+    first._lenient_until = 0.0
+    await first.tick()
+    assert await db.fetchval(LIVING) == both
+    assert (first.id, second.id) == ids
+    assert maker.generation_ids, "the answer goes on"
+
+
+async def test_node_whose_lease_has_run_out_never_fences_itself(db: Database) -> None:
+    node, _ = make_node(db)
+    await node.tick()
+    await db.execute("UPDATE nodes SET lease_until = now() - interval '1 second'")
+    assert not await nodes.fence_expired(db, node.id, 0.0)
+    assert await nodes.fence_expired(db, node.id, -5.0)
+    assert await db.fetchval(LIVING) == [node.id]
+
+
+async def test_node_that_slept_through_its_lease_and_was_fenced_begins_again_under_another_id(db: Database) -> None:
+    (sleeper, maker), (other, _) = make_node(db), make_node(db)
+    await sleeper.tick()
+    before, generation = sleeper.id, await make_generation(db, sleeper.id)
+    maker.generation_ids.append(generation)
+    await db.execute("UPDATE nodes SET lease_until = lease_until - interval '15 seconds'")
+    await other.tick()
+    assert await db.fetchval(LIVING) == [other.id], "its lease has run out while the other's clock stood right"
+    sleeper._renewed -= 15
+    await sleeper.tick()
+    assert sleeper.id != before
+    assert maker.generation_ids == []
+    assert await db.fetchval(LIVING) == sorted([sleeper.id, other.id])
+
+
 async def test_connection_lost_while_idle_is_told_to_its_owner(db: Database) -> None:
     """The writer stores its last rounds again after a crash of the server, also of one between two rounds."""
     dedicated = DedicatedConnection(db.address, application_name="lost while idle", statement_timeout=5)

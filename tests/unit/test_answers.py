@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from typing import Any, cast
 from uuid import UUID
 
@@ -93,15 +93,29 @@ class Poisoned(Store):
         return await super().finish(ending)
 
 
-@asynccontextmanager
-async def making(store: Store, *, failures: int = 0) -> AsyncIterator[AnswerMaker]:
+class Deaf(Prompts):
+    """A cancellation gets lost in there."""
+
+    def __init__(self) -> None:
+        super().__init__(failures=0)
+        self.began = asyncio.Event()
+
+    async def build(self, generation: Generation, *, prefix: str) -> Chosen:
+        self.began.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(5)
+        return await super().build(generation, prefix=prefix)
+
+
+@contextlib.asynccontextmanager
+async def making(store: Store, *, prompts: Prompts | None = None) -> AsyncIterator[AnswerMaker]:
     """Begin one answer."""
     supervisor = Supervisor("test")
     writer = Writer(store, SystemClock(), node_id=new_id, round_seconds=0.001)
     supervisor.keep(writer.run, name="writer")
     maker = AnswerMaker(
         gateway=cast("ModelGateway", Gateway()),
-        prompts=cast("PromptBuilder", Prompts(failures=failures)),
+        prompts=cast("PromptBuilder", prompts or Prompts(failures=0)),
         store=store,
         writer=writer,
         tails=Tails(),
@@ -134,9 +148,13 @@ async def making(store: Store, *, failures: int = 0) -> AsyncIterator[AnswerMake
         await supervisor.close()
 
 
-async def answered(store: Store, *, failures: int = 0) -> Ending:
-    """Make one answer to its end."""
-    async with making(store, failures=failures) as maker, asyncio.timeout(5):
+async def answered(store: Store, *, failures: int = 0, deaf: Deaf | None = None) -> Ending:
+    """Make one answer to its end; one whose prompt is `deaf` is stopped while that is read."""
+    async with making(store, prompts=deaf or Prompts(failures=failures)) as maker, asyncio.timeout(5):
+        if deaf is not None:
+            await deaf.began.wait()
+            for generation_id in maker.generation_ids:
+                maker.stop(generation_id)
         while len(maker):  # noqa: ASYNC110 - the end of a job is nobody's event
             await asyncio.sleep(0.01)
     assert store.ending is not None
@@ -178,3 +196,9 @@ async def test_answer_whose_end_is_refused_is_let_go_of_as_soon_as_it_is_abandon
             await maker.abandon(maker.generation_ids)
         assert not len(maker)
     assert store.ending is None
+
+
+async def test_answer_that_was_stopped_while_its_prompt_was_read_asks_no_model() -> None:
+    """No later stop cancels again: the model was asked, paid for and waited for to its end."""
+    ending = await answered(Store(), deaf=Deaf())
+    assert (ending.status, ending.content) == (Status.STOPPED, "")

@@ -194,8 +194,12 @@ class Database:
             raise
 
     async def _give_back(self, connection: PoolConnectionProxy[asyncpg.Record]) -> None:
+        """Never in place of what ended the use of the connection: a cancellation above all must go on as one."""
         try:
             await self._pool.release(connection, timeout=_RELEASE_SECONDS)
+        except TimeoutError:
+            # asyncpg has cut the connection off by now.
+            logger.info("event=release_timeout")
         finally:
             self._asked -= 1
 

@@ -18,20 +18,40 @@ async def register(executor: Executor, node_id: UUID, name: str, lease_seconds: 
     )
 
 
-async def renew(executor: Executor, node_id: UUID, lease_seconds: float) -> bool:
-    """False when somebody has fenced the node: its answers are not its own any more."""
-    tag = await executor.execute(
-        "UPDATE nodes SET lease_until = now() + make_interval(secs => $2) WHERE id = $1 AND fenced_at IS NULL",
+async def renew(executor: Executor, node_id: UUID, lease_seconds: float) -> float | None:
+    """How many seconds the lease still had, below zero when it had run out.
+
+    None when somebody has fenced the node: its answers are not its own any more.
+    """
+    left: float | None = await executor.fetchval(
+        "UPDATE nodes n SET lease_until = now() + make_interval(secs => $2) "
+        "FROM (SELECT id, lease_until FROM nodes WHERE id = $1 AND fenced_at IS NULL FOR NO KEY UPDATE) before "
+        "WHERE n.id = before.id AND n.fenced_at IS NULL "
+        "RETURNING extract(epoch FROM before.lease_until - now())::float8",
         node_id,
         lease_seconds,
     )
-    return tag == "UPDATE 1"
+    return left
 
 
-async def fence_expired(executor: Executor) -> int:
-    """Fence every node whose lease has run out; how many there were."""
-    tag = await executor.execute("UPDATE nodes SET fenced_at = now() WHERE lease_until < now() AND fenced_at IS NULL")
-    return count_of(tag)
+async def fence_expired(executor: Executor, node_id: UUID, least_left: float) -> bool:
+    """Fence every other node whose lease has run out.
+
+    Fences nobody and says False when the caller's own lease has less than `least_left` seconds left: then the
+    database's clock has jumped, and the leases of the living ran out with it. In one statement, so that no jump can
+    come between the look at the own lease and the others'.
+    """
+    in_step: bool = await executor.fetchval(
+        "WITH own AS MATERIALIZED ("
+        "SELECT 1 FROM nodes WHERE id = $1 AND lease_until >= now() + make_interval(secs => $2)"
+        "), fenced AS ("
+        "UPDATE nodes SET fenced_at = now() "
+        "WHERE lease_until < now() AND fenced_at IS NULL AND id <> $1 AND EXISTS (SELECT FROM own)"
+        ") SELECT EXISTS (SELECT FROM own)",
+        node_id,
+        least_left,
+    )
+    return in_step
 
 
 async def fence(executor: Executor, node_id: UUID) -> None:

@@ -221,6 +221,9 @@ class AnswerMaker:
         if chosen is None:
             job.abandon()
             return
+        if job.stopping or job.abandoned:
+            # Asked while the prompt was read. The cancellation may have got lost in there, and it comes once only.
+            return
         request = chosen.request
         job.prompt_texts = [message.content for message in request.messages]
         for notice in chosen.notices:

@@ -30,6 +30,9 @@ _HAND_OVER_SECONDS = 5.0
 # An answer that was taken up so often ends whoever takes it up; it is not paid for once more.
 _MOST_EPOCHS = 20
 _LONGEST_REST = 60.0
+# Part of a lease by which the database's clock may be ahead of ours before we say that it has jumped: statements that
+# wait for their turn look like that. What a living node has left when it renews is always more.
+_SLACK = 0.25
 _MOST_TRIES = 1000
 
 
@@ -85,9 +88,10 @@ class NodeService:
 
     async def register(self) -> None:
         """Raises DatabaseUnavailable."""
+        began = asyncio.get_running_loop().time()
         await nodes.register(self._database, self.id, self._name, self._settings.lease)
         self._registered = True
-        self._renewed = asyncio.get_running_loop().time()
+        self._renewed = began
         await self._wakeups.announce()
 
     async def run(self) -> None:
@@ -109,16 +113,39 @@ class NodeService:
             await self.register()
         now = asyncio.get_running_loop().time()
         if now - self._renewed >= self._settings.lease_renewal - _TICK_SECONDS / 2:
-            if not await nodes.renew(self._database, self.id, self._settings.lease):
-                await self._begin_again()
-            self._renewed = now
+            await self._renew(now)
         for generation_id in await generations.stop_requests(self._database, self.id):
             self._maker.stop(generation_id)
         self._wakeups.note_others(await nodes.others_live(self._database, self.id), now)
         if not self.draining:
             if now >= self._lenient_until:
-                await nodes.fence_expired(self._database)
+                await self._fence_expired(now)
             await self._take_over(now)
+
+    async def _renew(self, now: float) -> None:
+        left = await nodes.renew(self._database, self.id, self._settings.lease)
+        if left is None:
+            await self._begin_again()
+            return
+        if left < self._least_left():
+            self._note_jump()
+        self._renewed = now
+
+    async def _fence_expired(self, now: float) -> None:
+        if not await nodes.fence_expired(self._database, self.id, self._least_left()):
+            # Ours first: the others may not be as patient with us as we are with them.
+            self._note_jump()
+            await self._renew(now)
+
+    def _least_left(self) -> float:
+        """What our lease has left by our own clock, less a little: with less by the database's, that one has jumped."""
+        since = asyncio.get_running_loop().time() - self._renewed
+        return max(0.0, self._settings.lease * (1 - _SLACK) - since)
+
+    def _note_jump(self) -> None:
+        """The database's clock was set, its machine slept, or we did: leases ran out that were renewed in time."""
+        logger.warning("node %s: its lease has run down before its time; nobody is fenced for a while", self.id)
+        self._note_outage()
 
     async def _begin_again(self) -> None:
         lost = self._maker.generation_ids

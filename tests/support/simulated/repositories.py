@@ -26,33 +26,39 @@ class Nodes:
         await handle.run(statement)
 
     @staticmethod
-    async def renew(handle: Handle, node_id: UUID, lease_seconds: float) -> bool:
+    async def renew(handle: Handle, node_id: UUID, lease_seconds: float) -> float | None:
         database = handle.database
 
-        def statement() -> bool:
+        def statement() -> float | None:
             if database.is_fenced(node_id):
-                return False
+                return None
+            left = database.nodes[node_id].lease_until - database.now()
             database.nodes[node_id].lease_until = database.now() + lease_seconds
             database.commit(lambda: None)
-            return True
+            return left
 
         return await handle.run(statement)
 
     @staticmethod
-    async def fence_expired(handle: Handle) -> int:
+    async def fence_expired(handle: Handle, node_id: UUID, least_left: float) -> bool:
         database = handle.database
 
-        def statement() -> int:
+        def statement() -> bool:
+            if node_id not in database.nodes or database.nodes[node_id].lease_until < database.now() + least_left:
+                return False
             # PostgreSQL waits for the lock; here the next tick finds it free.
             expired = [
                 row
-                for node_id, row in database.nodes.items()
-                if not row.fenced and row.lease_until < database.now() and not database.locks[node_id]
+                for other, row in database.nodes.items()
+                if other != node_id
+                and not row.fenced
+                and row.lease_until < database.now()
+                and not database.locks[other]
             ]
             for row in expired:
                 row.fenced = True
             database.commit(lambda: None)
-            return len(expired)
+            return True
 
         return await handle.run(statement)
 
