@@ -16,7 +16,8 @@ DEEP = "[" * 1000 + "]" * 1000
 DEEPER = "[" * 120_000
 
 
-OPERATIONS = [operation for operation in operations() if operation.body is not None]
+# Log-out takes whatever comes: tests/handlers/test_auth.py.
+OPERATIONS = [operation for operation in operations() if operation.body is not None and operation.name != "logout"]
 ALL = pytest.mark.parametrize("operation", OPERATIONS, ids=str)
 
 

@@ -162,7 +162,8 @@ def _describe(operation: Document, handler: HTTPRouteHandler, *, in_path: bool) 
     if handler.parsed_data_field is not None and handler.parsed_data_field.has_default:
         operation["requestBody"]["required"] = False
     if name in _LENIENT_BODIES:
-        schema = {"$ref": f"#/components/schemas/{_LENIENT_BODIES[name]}"}
+        # The empty schema: anything else is accepted, too.
+        schema = {"anyOf": [{"$ref": f"#/components/schemas/{_LENIENT_BODIES[name]}"}, {}]}
         operation["requestBody"] = {"content": {"application/json": {"schema": schema}}, "required": False}
     if not operation.get("tags"):
         operation["tags"] = [_TAG_OF_OPERATION.get(name, "generations")]
