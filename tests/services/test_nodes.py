@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from llmchatbot.config import StreamSettings
+from llmchatbot.config import Duration, StreamSettings
 from llmchatbot.database.address import Address
 from llmchatbot.database.dedicated import DedicatedConnection
 from llmchatbot.database.pool import Database
@@ -58,6 +58,16 @@ class Maker:
         return True
 
     async def abandon(self, generation_ids: list[UUID]) -> None:
+        self.generation_ids = [known for known in self.generation_ids if known not in generation_ids]
+
+
+class Stuck(Maker):
+    """The end of its jobs never comes."""
+
+    async def abandon(self, generation_ids: list[UUID]) -> None:
+        await asyncio.Event().wait()
+
+    def forget(self, generation_ids: list[UUID]) -> None:
         self.generation_ids = [known for known in self.generation_ids if known not in generation_ids]
 
 
@@ -328,6 +338,31 @@ async def test_node_that_slept_through_its_lease_and_was_fenced_begins_again_und
     assert sleeper.id != before
     assert maker.generation_ids == []
     assert await db.fetchval(LIVING) == sorted([sleeper.id, other.id])
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_job_that_cannot_end_keeps_its_node_neither_unregistered_nor_from_its_tick(
+    db: Database, known: bool
+) -> None:
+    """The node waited for it before it registered again: for ever, without a lease, and it took nothing over."""
+    node, maker = make_node(db)[0], Stuck()
+    node.use(cast("AnswerMaker", maker), cast("Followers", Nobody()))
+    node._settings = StreamSettings(lease=Duration(0.4))
+    await node.tick()
+    before = node.id
+    generation = await make_generation(db, before)
+    if known:
+        await nodes.fence(db, before)
+        node._renewed -= 15
+    else:
+        # The job is found in hand when its answer is claimed.
+        await db.execute("UPDATE generations SET owner_node = NULL")
+    maker.generation_ids.append(generation)
+    async with asyncio.timeout(5):
+        await node.tick()
+    assert (node.id != before) is known
+    assert await db.fetchval(LIVING) == [node.id]
+    assert [(started.id, started.epoch) for started, _ in maker.started] == [(generation, 2)]
 
 
 async def test_connection_lost_while_idle_is_told_to_its_owner(db: Database) -> None:

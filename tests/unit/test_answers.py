@@ -9,6 +9,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any, cast
 from uuid import UUID
 
+import msgspec
+import pytest
+
 from llmchatbot.clock import SystemClock
 from llmchatbot.config import LimitSettings
 from llmchatbot.errors import DatabaseUnavailable
@@ -107,15 +110,23 @@ class Deaf(Prompts):
         return await super().build(generation, prefix=prefix)
 
 
+<<<<<<< HEAD
 @contextlib.asynccontextmanager
 async def making(store: Store, *, prompts: Prompts | None = None) -> AsyncIterator[AnswerMaker]:
     """Begin one answer."""
     supervisor = Supervisor("test")
+=======
+def make_maker(store: Store, prompts: Prompts, supervisor: Supervisor) -> AnswerMaker:
+>>>>>>> fix-fencing
     writer = Writer(store, SystemClock(), node_id=new_id, round_seconds=0.001)
     supervisor.keep(writer.run, name="writer")
-    maker = AnswerMaker(
+    return AnswerMaker(
         gateway=cast("ModelGateway", Gateway()),
+<<<<<<< HEAD
         prompts=cast("PromptBuilder", prompts or Prompts(failures=0)),
+=======
+        prompts=cast("PromptBuilder", prompts),
+>>>>>>> fix-fencing
         store=store,
         writer=writer,
         tails=Tails(),
@@ -123,8 +134,11 @@ async def making(store: Store, *, prompts: Prompts | None = None) -> AsyncIterat
         limits=LimitSettings(),
         supervisor=supervisor,
     )
+
+
+def make_generation() -> Generation:
     identifiers: dict[str, Any] = dict.fromkeys(("last_seq", "finish_reason", "error_code", "stop_requested_at"))
-    generation = Generation(
+    return Generation(
         id=new_id(),
         user_id=new_id(),
         chat_id=new_id(),
@@ -141,6 +155,12 @@ async def making(store: Store, *, prompts: Prompts | None = None) -> AsyncIterat
         finished_at=None,
         **identifiers,
     )
+
+
+async def answered(store: Store, *, failures: int = 0, deaf: Deaf | None = None) -> Ending:
+    """Make one answer to its end; one whose prompt is `deaf` is stopped while that is read."""
+    supervisor, generation = Supervisor("test"), make_generation()
+    maker = make_maker(store, deaf or Prompts(failures=failures), supervisor)
     try:
         maker.start(generation, ['{"type":"start"}'])
         yield maker
@@ -202,3 +222,39 @@ async def test_answer_that_was_stopped_while_its_prompt_was_read_asks_no_model()
     """No later stop cancels again: the model was asked, paid for and waited for to its end."""
     ending = await answered(Store(), deaf=Deaf())
     assert (ending.status, ending.content) == (Status.STOPPED, "")
+
+
+class Hanging(Store):
+    """Never says whether it has stored an end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.goes_on = asyncio.Event(), asyncio.Event()
+
+    async def finish(self, ending: Ending) -> Finish:
+        self.began.set()
+        await self.goes_on.wait()
+        return Finish.LOST
+
+
+async def test_job_that_does_not_end_is_let_go_and_leaves_the_next_one_of_its_answer_alone() -> None:
+    """A node that was fenced may take its own answer up again, in the same process."""
+    store, supervisor, generation = Hanging(), Supervisor("test"), make_generation()
+    maker = make_maker(store, Prompts(failures=0), supervisor)
+    try:
+        old = maker.start(generation, ['{"type":"start"}'])
+        async with asyncio.timeout(5):
+            await store.began.wait()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(maker.abandon([generation.id]), 0.05)
+            maker.forget([generation.id])
+            assert (len(maker), maker.makes(generation.id)) == (0, False)
+            store.began.clear()
+            new = maker.start(msgspec.structs.replace(generation, epoch=2), ['{"type":"start"}'])
+            await store.began.wait()
+        assert new is not old
+        assert not new.ended
+        store.goes_on.set()
+    finally:
+        await supervisor.close()
+    assert len(maker) == 0

@@ -150,6 +150,16 @@ class AnswerMaker:
         for job in jobs:
             await job.done.wait()
 
+    def forget(self, generation_ids: list[UUID]) -> None:
+        """These were abandoned and did not fall silent: nothing that they still write is stored or shown."""
+        for generation_id in generation_ids:
+            job = self._jobs.pop(generation_id, None)
+            if job is not None:
+                # The store refuses them too, but a round may have the next owner's draft in it, which may be this node.
+                job.draft.lost = True
+                # Nobody feeds it here any more: readers ask anew.
+                self._tails.drop(generation_id)
+
     async def settle(self, generation_ids: list[UUID]) -> None:
         """Store what is pending of these."""
         for generation_id in generation_ids:

@@ -150,9 +150,18 @@ class NodeService:
     async def _begin_again(self) -> None:
         lost = self._maker.generation_ids
         logger.warning("node %s was fenced while it was silent; %d answers are others' now", self.id, len(lost))
-        await self._maker.abandon(lost)
+        await self._silence(lost)
         self.id = new_id()
         await self.register()
+
+    async def _silence(self, generation_ids: list[UUID]) -> None:
+        """Until these are silent, but not for ever: a job that cannot end must not cost the node its place."""
+        try:
+            async with asyncio.timeout(min(_HAND_OVER_SECONDS, self._settings.lease * _SLACK)):
+                await self._maker.abandon(generation_ids)
+        except TimeoutError:
+            logger.warning("node %s: some of %d lost answers do not end; they are let go", self.id, len(generation_ids))
+            self._maker.forget(generation_ids)
 
     async def _take_over(self, now: float) -> None:
         """All there are, a handful at a time: other nodes get their share, and the lease its turn."""
@@ -169,11 +178,12 @@ class NodeService:
         claimed = await generations.claim_orphans(
             self._database, self.id, held, own_after=self._settings.lease, limit=_CLAIM_LIMIT
         )
+        # Ours under an older epoch: nodes are claimed from only after they were fenced, so these are lost.
+        lost = [generation.id for generation in claimed if self._maker.makes(generation.id)]
+        if lost:
+            await self._silence(lost)
         for generation in claimed:
             self._tries.note(generation.id, now)
-            if self._maker.makes(generation.id):
-                # Ours under an older epoch: nodes are claimed from only after they were fenced, so this one is lost.
-                await self._maker.abandon([generation.id])
             await self._adopt(generation)
         return len(claimed)
 
