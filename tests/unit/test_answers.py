@@ -110,23 +110,12 @@ class Deaf(Prompts):
         return await super().build(generation, prefix=prefix)
 
 
-<<<<<<< HEAD
-@contextlib.asynccontextmanager
-async def making(store: Store, *, prompts: Prompts | None = None) -> AsyncIterator[AnswerMaker]:
-    """Begin one answer."""
-    supervisor = Supervisor("test")
-=======
 def make_maker(store: Store, prompts: Prompts, supervisor: Supervisor) -> AnswerMaker:
->>>>>>> fix-fencing
     writer = Writer(store, SystemClock(), node_id=new_id, round_seconds=0.001)
     supervisor.keep(writer.run, name="writer")
     return AnswerMaker(
         gateway=cast("ModelGateway", Gateway()),
-<<<<<<< HEAD
-        prompts=cast("PromptBuilder", prompts or Prompts(failures=0)),
-=======
         prompts=cast("PromptBuilder", prompts),
->>>>>>> fix-fencing
         store=store,
         writer=writer,
         tails=Tails(),
@@ -157,10 +146,11 @@ def make_generation() -> Generation:
     )
 
 
-async def answered(store: Store, *, failures: int = 0, deaf: Deaf | None = None) -> Ending:
-    """Make one answer to its end; one whose prompt is `deaf` is stopped while that is read."""
+@contextlib.asynccontextmanager
+async def making(store: Store, *, prompts: Prompts | None = None) -> AsyncIterator[AnswerMaker]:
+    """Begin one answer."""
     supervisor, generation = Supervisor("test"), make_generation()
-    maker = make_maker(store, deaf or Prompts(failures=failures), supervisor)
+    maker = make_maker(store, prompts or Prompts(failures=0), supervisor)
     try:
         maker.start(generation, ['{"type":"start"}'])
         yield maker
