@@ -133,8 +133,8 @@ class NodeService:
 
     async def _fence_expired(self, now: float) -> None:
         if not await nodes.fence_expired(self._database, self.id, self._least_left()):
-            # Ours first: the others may not be as patient with us as we are with them.
-            self._note_jump()
+            # Ours first: the others may not be as patient with us as we are with them. It also tells a jump from a
+            # statement that had to wait.
             await self._renew(now)
 
     def _least_left(self) -> float:

@@ -96,6 +96,10 @@ class ModelDatabase:
         self.after_append: Callable[[], None] = lambda: None
         # Statements under way that hold a node's row: nobody can fence it meanwhile.
         self.locks: Counter[UUID] = Counter()
+        # Rounds of a node under way, whether its row is locked or, by a broken rule, is not.
+        self.rounds: Counter[UUID] = Counter()
+        # Nodes whose rounds under way stand still in the server.
+        self.stalled: set[UUID] = set()
         self.two_faults: set[UUID] = set()
         self._forgotten: dict[UUID, set[int]] = defaultdict(set)
         self._log: list[tuple[float, Undo]] = []
@@ -163,14 +167,18 @@ class ModelDatabase:
             if self.is_fenced(node_id):
                 return 0
             self.locks[node_id] += 1
+        self.rounds[node_id] += 1
         try:
             admitted = [row for row in rows if self._may_write(node_id, row)]
             if self.rng.random() < self.chances.slow:
                 await asyncio.sleep(self.rng.choice((0.0, 0.01, 0.3, 4.5)))
+            while node_id in self.stalled:  # noqa: ASYNC110 - a model
+                await asyncio.sleep(0.1)
             if incarnation != self.incarnation:
                 return 0
             return self._insert(admitted)
         finally:
+            self.rounds[node_id] -= 1
             if self.rules.fence:
                 self.locks[node_id] -= 1
 

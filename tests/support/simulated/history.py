@@ -26,6 +26,7 @@ _HEALING_SECONDS = 90.0
 _PATIENCE = 20.0
 # How many histories have a deploy in them, and how many readers take their time for each write.
 _DRAINED = 0.25
+_HUNG = 0.3
 _SLOW = 0.15
 # A stop whose hint was lost is found by the node's next look, a second later at the most.
 _STOP_SECONDS = 2.0
@@ -103,6 +104,8 @@ class History:
         faults = [self._fault() for _ in range(rng.randint(0, 3))]
         if self._later is not None and self._later.random() < _DRAINED:
             faults.append(self._drain_node(self._later))
+        if self._later is not None and self._later.random() < _HUNG:
+            faults.append(self._pause_in_a_round(self._later))
         jobs = [asyncio.ensure_future(job) for job in (*people, *faults)]
         try:
             await asyncio.sleep(_FAULTS_SECONDS)
@@ -164,6 +167,26 @@ class History:
         node = self._any_node()
         node.pause()
         await asyncio.sleep(self.rng.uniform(0.5, 12))
+        node.resume()
+
+    async def _pause_in_a_round(self, rng: random.Random) -> None:
+        """A node hangs, and what it sent the database before ends after its lease: what the fence is for."""
+        await asyncio.sleep(rng.uniform(0.1, _FAULTS_SECONDS / 2))
+        for _ in range(100):
+            await asyncio.sleep(0.1)
+            writing = [node for node in self._nodes if node.alive and self.database.rounds[node.node.id]]
+            if writing:
+                await self._stall(writing[0], rng.uniform(4, 9))
+                return
+
+    async def _stall(self, node: SimulatedNode, seconds: float) -> None:
+        self._node_faults += 1
+        stalled = node.node.id
+        node.pause()
+        self.database.stalled.add(stalled)
+        await asyncio.sleep(seconds)
+        self.database.stalled.discard(stalled)
+        await asyncio.sleep(0.2)
         node.resume()
 
     async def _restart_database(self) -> None:
