@@ -10,18 +10,18 @@ from uuid import UUID
 import asyncpg
 import pytest
 from estimates import accounting
-from rows import make_chat, make_user
+from rows import make_chat, make_running_answer, make_user
 
 from llmchatbot.database.pool import Connection, Database
 from llmchatbot.errors import NotFound
 from llmchatbot.ids import new_id
 from llmchatbot.models.chats import ChatChanges, ChatKey
-from llmchatbot.models.generations import Cursor, Status, Usage
+from llmchatbot.models.generations import Cursor
 from llmchatbot.repositories import chats, messages_read, search, user_events
 from llmchatbot.repositories.answer_log import PostgresAnswerLog
 from llmchatbot.services.chats import ChatService
 from llmchatbot.services.feed import FeedService
-from llmchatbot.streaming.store import Ending, Finish
+from llmchatbot.streaming.store import Finish
 from llmchatbot.streaming.wakeups import LocalWakeUps
 
 Plan = dict[str, Any]
@@ -159,50 +159,12 @@ async def test_an_answer_that_ends_while_its_chat_is_deleted_locks_nobody_out(db
     log = PostgresAnswerLog(rounds=db, endings=db)
     for _ in range(25):
         chat_id = await make_chat(db, user_id)
-        ending = await _running_answer(db, user_id, chat_id, node_id)
+        ending = await make_running_answer(db, user_id, chat_id, node_id)
         outcome, _ = await asyncio.gather(log.finish(ending), service.delete(user_id, chat_id))
         assert outcome in {Finish.DONE, Finish.LOST}
         accounted = await db.fetchval("SELECT count(*) FROM usage WHERE generation_id = $1", ending.generation_id)
         assert accounted == 1
     assert await db.fetchval("SELECT count(*) FROM generations") == 0
-
-
-async def _running_answer(db: Database, user_id: UUID, chat_id: UUID, node_id: UUID) -> Ending:
-    generation_id, message_id = new_id(), new_id()
-    await db.execute(
-        "INSERT INTO messages (id, chat_id, user_id, sequence_number, role, status, generation_id) "
-        "VALUES ($1, $2, $3, 1, 'assistant', 'streaming', $4)",
-        message_id,
-        chat_id,
-        user_id,
-        generation_id,
-    )
-    await db.execute(
-        "INSERT INTO generations (id, user_id, chat_id, message_id, user_message_id, status, owner_node, model) "
-        "VALUES ($1, $2, $3, $4, $4, 'running', $5, 'm')",
-        generation_id,
-        user_id,
-        chat_id,
-        message_id,
-        node_id,
-    )
-    return Ending(
-        generation_id=generation_id,
-        epoch=1,
-        seq=0,
-        status=Status.COMPLETED,
-        message_id=message_id,
-        payload="{}",
-        content="",
-        reasoning="",
-        usage=Usage(),
-        finish_reason="stop",
-        error_code=None,
-        model="m",
-        upstream="",
-        cost=None,
-        feed={"type": "generation.ended"},
-    )
 
 
 async def test_feed_is_read_in_bounded_pieces_and_loses_nothing(db: Database) -> None:
