@@ -18,12 +18,13 @@ from collections.abc import Sequence
 import aiohttp
 import msgspec
 
+from llmchatbot.config import LimitSettings
 from llmchatbot.errors import ModelProtocolError, StartupError
 from llmchatbot.llm.decoder import SseDecoder
 
 _LARGEST_LOAD = 2000
 _CONNECT_SECONDS = 10.0
-_USUAL_LIMIT = 3  # MAX_ACTIVE_GENERATIONS, where nobody set it
+_USUAL_LIMIT = LimitSettings().active_generations
 _STREAMS = (
     f"answers at once, default {_USUAL_LIMIT}: this is one person, to whom the deployment gives no more. For more "
     "raise MAX_ACTIVE_GENERATIONS there, and MESSAGES_PER_MINUTE for many rounds"

@@ -165,7 +165,8 @@ class _Intake(Generic[Record]):
             await self._upstream.relay(self._relay)
         except ModelError as error:
             # What came behind the end of an answer takes nothing of it away.
-            return self._last if self.over else self._broken(error)
+            if not self.over:
+                return self._broken(error)
         return self._last if self.over else self._body_over()
 
     def _relay(self, piece: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from uuid import UUID
 
 import msgspec
@@ -106,10 +107,7 @@ class FeedService:
         return FeedReading(source, last - 1)
 
     def _source(self, user_id: UUID, first: int, events: Sequence[str]) -> FeedSource:
-        async def read(after: int) -> Sequence[str]:
-            return await self._read(user_id, after)
-
-        source = FeedSource(user_id, first, events, read)
+        source = FeedSource(user_id, first, events, partial(self._read, user_id))
         self._open.setdefault(source.stream_id, set()).add(source)
         return source
 
